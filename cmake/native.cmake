@@ -1,0 +1,124 @@
+# Everything that needs a C++ compiler.
+include(CheckCXXCompilerFlag)
+find_package(Threads REQUIRED)
+
+set(CMAKE_CXX_STANDARD 17)
+set(CMAKE_CXX_STANDARD_REQUIRED ON)
+set(CMAKE_CXX_EXTENSIONS OFF)
+set(CMAKE_POSITION_INDEPENDENT_CODE ON)
+set(CMAKE_CXX_VISIBILITY_PRESET hidden)
+set(CMAKE_VISIBILITY_INLINES_HIDDEN ON)
+set(CMAKE_CXX_FLAGS_RELEASE "-O3")
+
+# What all of fastneg's own objects share.
+add_library(fastneg_options INTERFACE)
+target_include_directories(fastneg_options INTERFACE "${CMAKE_CURRENT_SOURCE_DIR}/csrc")
+target_compile_options(fastneg_options INTERFACE -Wall -Wextra)
+if(FASTNEG_SANITIZE)
+  target_compile_options(fastneg_options INTERFACE
+    -fsanitize=${FASTNEG_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer)
+  target_link_options(fastneg_options INTERFACE -fsanitize=${FASTNEG_SANITIZE})
+endif()
+
+# The core neither throws nor asks for types at run time, and contracts a * b + c wherever the machine can.
+add_library(fastneg_core_options INTERFACE)
+target_link_libraries(fastneg_core_options INTERFACE fastneg_options Threads::Threads)
+target_compile_options(fastneg_core_options INTERFACE
+  -fno-exceptions -fno-rtti -ffp-contract=fast -fno-math-errno -fno-trapping-math)
+
+# fastneg_add_isa(<name> <namespace> <flags>...): one object library with the kernels of one instruction set.
+# Adds it to FASTNEG_CORE_OBJECTS and FASTNEG_ISAS.
+function(fastneg_add_isa name namespace)
+  add_library(fastneg_${namespace} OBJECT csrc/core/cpu/kernels.cc)
+  target_link_libraries(fastneg_${namespace} PRIVATE fastneg_core_options)
+  target_compile_definitions(fastneg_${namespace} PRIVATE FASTNEG_ISA_NAMESPACE=${namespace})
+  target_compile_options(fastneg_${namespace} PRIVATE ${ARGN})
+  set(FASTNEG_CORE_OBJECTS ${FASTNEG_CORE_OBJECTS} $<TARGET_OBJECTS:fastneg_${namespace}> PARENT_SCOPE)
+  string(STRIP "${FASTNEG_ISAS} ${name}" isas)
+  set(FASTNEG_ISAS "${isas}" PARENT_SCOPE)
+endfunction()
+
+# What does not depend on the instruction set.
+file(GLOB core_sources CONFIGURE_DEPENDS csrc/core/cpu/*.cc)
+list(FILTER core_sources EXCLUDE REGEX "/kernels\\.cc$")
+add_library(fastneg_core OBJECT ${core_sources})
+target_link_libraries(fastneg_core PRIVATE fastneg_core_options)
+set(FASTNEG_CORE_OBJECTS $<TARGET_OBJECTS:fastneg_core>)
+
+fastneg_add_isa(baseline isa_baseline)
+check_cxx_source_compiles("#ifndef __x86_64__\n#error\n#endif\nint main() {}" FASTNEG_IS_X86_64)
+if(FASTNEG_IS_X86_64)
+  check_cxx_compiler_flag(-march=x86-64-v3 FASTNEG_COMPILES_V3)
+  check_cxx_compiler_flag(-march=x86-64-v4 FASTNEG_COMPILES_V4)
+  if(FASTNEG_COMPILES_V3)
+    fastneg_add_isa(x86-64-v3 isa_v3 -march=x86-64-v3)
+    target_compile_definitions(fastneg_core PRIVATE FASTNEG_HAVE_X86_64_V3)
+  endif()
+  if(FASTNEG_COMPILES_V3 AND FASTNEG_COMPILES_V4)
+    fastneg_add_isa(x86-64-v4 isa_v4 -march=x86-64-v4 -mprefer-vector-width=512)
+    target_compile_definitions(fastneg_core PRIVATE FASTNEG_HAVE_X86_64_V4)
+  endif()
+endif()
+
+# TensorFlow ops. The functions of the C API come from the libtensorflow_framework that is already loaded when
+# TensorFlow loads this library; an empty stand-in with its name gives the reference at link time.
+file(GLOB ops_sources CONFIGURE_DEPENDS csrc/tf_ops/*.cc)
+add_library(fastneg_ops MODULE ${ops_sources} ${FASTNEG_CORE_OBJECTS})
+target_link_libraries(fastneg_ops PRIVATE fastneg_core_options)
+set_target_properties(fastneg_ops PROPERTIES
+  PREFIX "" OUTPUT_NAME _ops SUFFIX .so LIBRARY_OUTPUT_DIRECTORY "${FASTNEG_OUTPUT_DIR}" SKIP_BUILD_RPATH ON)
+if(APPLE)
+  target_link_options(fastneg_ops PRIVATE -undefined dynamic_lookup)
+else()
+  file(WRITE "${CMAKE_CURRENT_BINARY_DIR}/tensorflow_stub.cc" "")
+  add_library(fastneg_tensorflow_stub SHARED "${CMAKE_CURRENT_BINARY_DIR}/tensorflow_stub.cc")
+  set_target_properties(fastneg_tensorflow_stub PROPERTIES
+    OUTPUT_NAME tensorflow_framework SUFFIX .so.2 LIBRARY_OUTPUT_DIRECTORY "${CMAKE_CURRENT_BINARY_DIR}/stub")
+  target_link_libraries(fastneg_ops PRIVATE -Wl,--no-as-needed fastneg_tensorflow_stub)
+  # The pool's threads run this code until the process ends, so it must never be unmapped.
+  target_link_options(fastneg_ops PRIVATE -Wl,-z,nodelete)
+endif()
+set(fastneg_modules fastneg_ops)
+
+# The core for NumPy.
+find_package(Python COMPONENTS Interpreter Development.Module)
+if(Python_Interpreter_FOUND)
+  execute_process(COMMAND "${Python_EXECUTABLE}" -m pybind11 --cmakedir
+    OUTPUT_VARIABLE pybind11_ROOT OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET)
+endif()
+find_package(pybind11 CONFIG QUIET)
+if(NOT Python_Development.Module_FOUND)
+  set(FASTNEG_CORE_PROBLEM "Python's headers were not found when fastneg was installed")
+elseif(NOT pybind11_FOUND)
+  set(FASTNEG_CORE_PROBLEM "pybind11 was not found when fastneg was built")
+elseif(FASTNEG_SANITIZE)
+  set(FASTNEG_CORE_PROBLEM "sanitizers are tried on the C++ tests")
+elseif(EXISTS "${CMAKE_CURRENT_SOURCE_DIR}/csrc/python")
+  file(GLOB python_sources CONFIGURE_DEPENDS csrc/python/*.cc)
+  pybind11_add_module(fastneg_python MODULE NO_EXTRAS ${python_sources} ${FASTNEG_CORE_OBJECTS})
+  target_link_libraries(fastneg_python PRIVATE fastneg_options Threads::Threads)
+  set_target_properties(fastneg_python PROPERTIES
+    OUTPUT_NAME _core LIBRARY_OUTPUT_DIRECTORY "${FASTNEG_OUTPUT_DIR}" SKIP_BUILD_RPATH ON)
+  if(NOT APPLE)
+    target_link_options(fastneg_python PRIVATE -Wl,-z,nodelete)
+  endif()
+  list(APPEND fastneg_modules fastneg_python)
+endif()
+if(FASTNEG_CORE_PROBLEM)
+  message(STATUS "fastneg: _core is left out: ${FASTNEG_CORE_PROBLEM}.")
+endif()
+
+if(NOT FASTNEG_IN_PLACE)
+  install(TARGETS ${fastneg_modules} LIBRARY DESTINATION fastneg)
+endif()
+
+if(FASTNEG_BUILD_TESTS)
+  enable_testing()
+  file(GLOB test_sources CONFIGURE_DEPENDS tests/core/*_test.cc)
+  foreach(source IN LISTS test_sources)
+    get_filename_component(test "${source}" NAME_WE)
+    add_executable(${test} "${source}" ${FASTNEG_CORE_OBJECTS})
+    target_link_libraries(${test} PRIVATE fastneg_options Threads::Threads)
+    add_test(NAME ${test} COMMAND ${test})
+  endforeach()
+endif()

@@ -1,0 +1,149 @@
+// The public face of the fastneg core: every loss, without any framework.
+//
+// Bindings (TensorFlow, pybind11) include this header and no other. Sizes and strides are counted in
+// elements, never bytes. The caller owns every buffer, the workspace included; the core allocates
+// nothing, throws nothing, and reports failure through Status.
+//
+// Determinism: every result depends on the inputs and the instruction set alone. Work is cut into
+// tasks whose extent does not depend on the number of threads, and partial sums are added in task order.
+#ifndef FASTNEG_CORE_API_H_
+#define FASTNEG_CORE_API_H_
+
+#include <cstddef>
+#include <cstdint>
+
+namespace fastneg {
+
+enum class DType : int32_t {
+  kBool,
+  kInt8,
+  kUInt8,
+  kInt16,
+  kUInt16,
+  kInt32,
+  kUInt32,
+  kInt64,
+  kUInt64,
+  kFloat16,
+  kBFloat16,
+  kFloat32,
+  kFloat64,
+};
+
+// The type that arithmetic, losses and gradients use for embeddings of `dtype`: float64 for float64,
+// float32 for everything narrower.
+constexpr DType ComputeType(DType dtype) {
+  return dtype == DType::kFloat64 ? DType::kFloat64 : DType::kFloat32;
+}
+
+enum class Status : int32_t {
+  kOk = 0,
+  kInvalidSize,        // A size is negative, K >= B, a stride is shorter than its row, or a product overflows.
+  kUnsupportedDType,   // Embeddings that are not floating point, or labels of an unknown type.
+  kNullPointer,        // A required buffer is missing.
+  kShiftIsMultiple,    // A shift is 0 modulo B: the "negative" would be the positive itself.
+  kWorkspaceTooSmall,  // workspace_bytes is below what RolledSoftmaxWorkspaceBytes asks for.
+  kIsaUnavailable,     // FASTNEG_ISA names an instruction set that this build or machine lacks.
+};
+
+// One step of a parallel computation: `task(context, index)` for index 0 .. num_tasks - 1, in any order.
+struct Phase {
+  int64_t num_tasks = 0;
+  void (*task)(void* context, int64_t index) = nullptr;
+};
+
+// Runs phases one after the other; the tasks inside a phase may run concurrently. `run` is null for
+// "on the calling thread".
+struct Executor {
+  void* self = nullptr;
+  void (*run)(void* self, const Phase* phases, int num_phases, void* context) = nullptr;
+};
+
+// softmax_loss_with_negative_mining: each row's candidates are its own item and K rolled ones.
+//
+//   c_0 = cos(u_i, v_i),  c_k = cos(u_i, v_j) with j = (i - shifts[k]) mod B,  p = c_0 - margin
+//   s_k = t c_k + t - 1 if p - c_k < 0 else c_k
+//   l_0 = gamma p - log q_i,  l_k = gamma s_k - log q_j
+//   row loss = logsumexp(l_0 .. l_K) - l_0,  loss = sum_i w_i row_i / #{counted i: w_i != 0}
+//
+// Buffers marked [compute] hold ComputeType(dtype). Gradients are those of `loss` itself (upstream 1).
+struct RolledSoftmaxArgs {
+  int64_t batch_size = 0;     // B >= 0.
+  int64_t embedding_dim = 0;  // D >= 0.
+  int64_t num_negatives = 0;  // K, 1 <= K < B unless B = 0.
+
+  DType dtype = DType::kFloat32;   // Of user_emb and item_emb: float16, bfloat16, float32 or float64.
+  const void* user_emb = nullptr;  // [B, D], rows user_row_stride apart, each row contiguous.
+  const void* item_emb = nullptr;  // [B, D]
+  int64_t user_row_stride = 0;
+  int64_t item_row_stride = 0;
+  bool embed_normed = false;  // Rows are used as they are instead of being L2-normalised.
+
+  DType label_dtype = DType::kFloat32;
+  const void* labels = nullptr;     // [B]; rows with label > 0 count.
+  const void* weights = nullptr;    // [B] [compute], or null for 1 everywhere.
+  const int64_t* shifts = nullptr;  // [K], any values, taken modulo B; 0 modulo B is an error.
+  double gamma = 1.0;
+  double margin = 0.0;
+  double t = 1.0;
+  const void* sampling_probability = nullptr;  // q, [B] [compute], clipped below at 1e-9; null: no correction.
+  const int64_t* candidate_ids = nullptr;      // [B]; negatives with the row's own id are left out; null: keep all.
+
+  void* loss = nullptr;  // [compute], one value. Required.
+  // Optional results: null means that nobody pays for them. grad_user and grad_item come together.
+  void* grad_user = nullptr;     // [B, D] [compute], dense.
+  void* grad_item = nullptr;     // [B, D] [compute], dense.
+  void* grad_weights = nullptr;  // [B] [compute]: row loss / number of weighted rows; only with `weights`.
+  void* grad_scalars = nullptr;  // [3] [compute]: d loss / d gamma, d margin, d t.
+
+  void* workspace = nullptr;  // Aligned to 64 bytes.
+  size_t workspace_bytes = 0;
+  Executor executor;
+
+  // Set on Status::kShiftIsMultiple: the first offending index into `shifts`.
+  int64_t* error_index = nullptr;
+};
+
+// Bytes of workspace that RolledSoftmax needs for these sizes and requested results. The pointers are
+// only compared with null. Returns 0 for sizes that RolledSoftmax refuses.
+size_t RolledSoftmaxWorkspaceBytes(const RolledSoftmaxArgs& args);
+
+Status RolledSoftmax(const RolledSoftmaxArgs& args);
+
+// out[i] = dtype(scale * unit_grad[i]): turns gradients of a scalar loss for upstream 1 into those for
+// upstream `scale`. `unit_grad` is of ComputeType(dtype); `out` may be the same buffer when both types agree.
+struct ScaleGradArgs {
+  int64_t size = 0;
+  DType dtype = DType::kFloat32;  // Of `out`.
+  const void* unit_grad = nullptr;
+  void* out = nullptr;
+  double scale = 1.0;
+  Executor executor;
+};
+
+Status ScaleGrad(const ScaleGradArgs& args);
+
+// Instruction sets this build holds kernels for and this machine can run, weakest first, null-terminated:
+// "baseline", "x86-64-v3", "x86-64-v4".
+const char* const* AvailableIsas();
+
+// The instruction set in use: the strongest available one, or the one that FASTNEG_ISA names.
+const char* ActiveIsa();
+
+// Chooses the instruction set for the calls that follow; false (and no change) if it is not available.
+bool SetIsa(const char* name);
+
+// If FASTNEG_ISA names something that is not available, that value; else null. Nothing is chosen silently:
+// bindings refuse to run and name it.
+const char* UnavailableRequestedIsa();
+
+// An executor over fastneg's own persistent threads. `num_threads` 0: FASTNEG_NUM_THREADS if set, else the
+// processors this process may use (affinity and cgroup quota). The caller's thread always works too.
+Executor PoolExecutor(int num_threads);
+
+// The thread count that PoolExecutor(0) uses.
+int DefaultNumThreads();
+
+}  // namespace fastneg
+
+#endif  // FASTNEG_CORE_API_H_

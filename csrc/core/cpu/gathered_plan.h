@@ -1,0 +1,79 @@
+// What one call of a gathered loss works on: sizes, parameters and where its workspace arrays lie.
+//
+// Plain data, the same for every instruction set. void pointers hold the compute type (float or double).
+#ifndef FASTNEG_CORE_CPU_GATHERED_PLAN_H_
+#define FASTNEG_CORE_CPU_GATHERED_PLAN_H_
+
+#include <cstdint>
+
+#include "core/api.h"
+
+namespace fastneg::cpu {
+
+// Rows that one task handles at most: small enough for the rows' bookkeeping to stay in the first-level cache, large
+// enough for the candidate windows of neighbouring shifts to overlap.
+constexpr int64_t kMaxTileRows = 128;
+
+struct GatheredPlan {
+  int64_t batch_size = 0;      // B
+  int64_t embedding_dim = 0;   // D
+  int64_t num_candidates = 0;  // K
+  int64_t row_stride = 0;      // Of prepared rows: D rounded up to whole 64-byte lines.
+  int64_t exp_stride = 0;      // Of exp_weights: B rounded up likewise.
+  int64_t tile_rows = 0;
+  int64_t num_tiles = 0;
+
+  DType dtype = DType::kFloat32;
+  const void* user_emb = nullptr;
+  const void* item_emb = nullptr;
+  int64_t user_row_stride = 0;
+  int64_t item_row_stride = 0;
+  bool normalise = true;
+
+  const int64_t* shifts = nullptr;  // [K], sorted, in 1 .. B-1.
+  const uint8_t* active = nullptr;  // [B]: rows that take part.
+  const void* weights = nullptr;    // [B] or null.
+  const int64_t* candidate_ids = nullptr;
+  const void* sampling_probability = nullptr;
+  double gamma = 1.0;
+  double margin = 0.0;
+  double t = 1.0;
+  double inverse_count = 0.0;     // 1 / number of rows with a weight, 0 where there is none.
+  double max_neg_log_prob = 0.0;  // The largest -log q of the batch; 0 without correction.
+
+  // Results; null where not wanted. grad_user and grad_item come together.
+  void* grad_user = nullptr;
+  void* grad_item = nullptr;
+  void* grad_weights = nullptr;
+  bool want_scalars = false;
+
+  // Workspace. After the row pass `user` holds rows scaled by d loss / d sum, so that the item pass can use raw
+  // exponentials.
+  void* user = nullptr;          // [B, row_stride] prepared rows.
+  void* item = nullptr;          // [B, row_stride]
+  void* user_inverse = nullptr;  // [B] 1 / norm; negative where the norm was clipped (no projection then).
+  void* item_inverse = nullptr;  // [B]
+  void* positive = nullptr;      // [B] the positive's score, before the margin.
+  void* negative_sum = nullptr;  // [B] sum of the negatives' exponentials.
+  void* neg_log_prob = nullptr;  // [B] -log q, or null.
+  void* exp_weights = nullptr;   // [K, exp_stride] d sum / d score of every negative, or null.
+  void* tile_norms = nullptr;    // [2, num_tiles] largest norm of user and item rows; only where not normalised.
+  double* tile_sums = nullptr;   // [num_tiles, 4] loss, d gamma, d margin, d t.
+};
+
+// The kernels of one instruction set; entry 0 for float, entry 1 for double. Contexts are GatheredPlan pointers.
+struct KernelTable {
+  const char* isa;
+  void (*prepare_rows[2])(void* plan, int64_t tile);
+  void (*score_rows[2])(void* plan, int64_t tile);
+  void (*gather_item_grads[2])(void* plan, int64_t tile);
+  // Elements begin .. end - 1 of a ScaleGradArgs.
+  void (*scale_grad)(const ScaleGradArgs& args, int64_t begin, int64_t end);
+  // See probes.h.
+  double (*probe_fma)(int64_t rounds);
+  void (*probe_read)(const float* p, int64_t size);
+};
+
+}  // namespace fastneg::cpu
+
+#endif  // FASTNEG_CORE_CPU_GATHERED_PLAN_H_

@@ -1,0 +1,112 @@
+#include "core/cpu/isa.h"
+
+#include <atomic>
+#include <cstdlib>
+#include <cstring>
+
+#include "core/api.h"
+
+namespace fastneg::cpu {
+namespace isa_baseline {
+extern const KernelTable kTable;
+}
+#ifdef FASTNEG_HAVE_X86_64_V3
+namespace isa_v3 {
+extern const KernelTable kTable;
+}
+#endif
+#ifdef FASTNEG_HAVE_X86_64_V4
+namespace isa_v4 {
+extern const KernelTable kTable;
+}
+#endif
+
+namespace {
+
+constexpr int kMaxIsas = 3;
+
+struct IsaList {
+  const char* names[kMaxIsas + 1] = {};
+  const KernelTable* tables[kMaxIsas] = {};
+  int count = 0;
+  int requested = -1;  // Index that FASTNEG_ISA names; -1 if it names none that is available.
+  const char* unavailable_request = nullptr;
+
+  IsaList() {
+    Add("baseline", &isa_baseline::kTable);
+#if defined(FASTNEG_HAVE_X86_64_V3)
+    __builtin_cpu_init();
+    const bool v3 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi") &&
+                    __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("f16c") &&
+                    __builtin_cpu_supports("lzcnt") && __builtin_cpu_supports("movbe");
+    if (v3) Add("x86-64-v3", &isa_v3::kTable);
+#if defined(FASTNEG_HAVE_X86_64_V4)
+    const bool v4 = v3 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                    __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
+                    __builtin_cpu_supports("avx512vl");
+    if (v4) Add("x86-64-v4", &isa_v4::kTable);
+#endif
+#endif
+    const char* name = std::getenv("FASTNEG_ISA");
+    if (name == nullptr || *name == '\0') {
+      requested = count - 1;
+    } else {
+      requested = Find(name);
+      if (requested < 0) unavailable_request = name;
+    }
+  }
+
+  void Add(const char* name, const KernelTable* table) {
+    names[count] = name;
+    tables[count] = table;
+    ++count;
+  }
+
+  int Find(const char* name) const {
+    for (int i = 0; i < count; ++i) {
+      if (std::strcmp(names[i], name) == 0) return i;
+    }
+    return -1;
+  }
+};
+
+const IsaList& Isas() {
+  static const IsaList list;
+  return list;
+}
+
+std::atomic<int>& ActiveIndex() {
+  static std::atomic<int> index{Isas().requested};
+  return index;
+}
+
+}  // namespace
+
+const KernelTable* ActiveKernels() {
+  const int index = ActiveIndex().load(std::memory_order_relaxed);
+  return index < 0 ? nullptr : Isas().tables[index];
+}
+
+}  // namespace fastneg::cpu
+
+namespace fastneg {
+
+const char* const* AvailableIsas() { return cpu::Isas().names; }
+
+const char* ActiveIsa() {
+  const int index = cpu::ActiveIndex().load(std::memory_order_relaxed);
+  return index < 0 ? nullptr : cpu::Isas().names[index];
+}
+
+bool SetIsa(const char* name) {
+  const int index = cpu::Isas().Find(name);
+  if (index < 0) return false;
+  cpu::ActiveIndex().store(index, std::memory_order_relaxed);
+  return true;
+}
+
+const char* UnavailableRequestedIsa() {
+  return cpu::ActiveKernels() == nullptr ? cpu::Isas().unavailable_request : nullptr;
+}
+
+}  // namespace fastneg

@@ -1,0 +1,48 @@
+// The kernels of one instruction set. Compiled once for each, with FASTNEG_ISA_NAMESPACE naming it.
+#include "core/cpu/gather_item_grads.h"
+#include "core/cpu/gathered_plan.h"
+#include "core/cpu/prepare_rows.h"
+#include "core/cpu/probes.h"
+#include "core/cpu/score_rows.h"
+
+#define FASTNEG_STRING_OF(x) #x
+#define FASTNEG_STRING(x) FASTNEG_STRING_OF(x)
+
+namespace fastneg::cpu::FASTNEG_ISA_NAMESPACE {
+namespace {
+
+template <typename T, typename Storage>
+void ScaleRange(const ScaleGradArgs& args, int64_t begin, int64_t end) {
+  const T* unit = static_cast<const T*>(args.unit_grad);
+  Storage* out = static_cast<Storage*>(args.out);
+  const T scale = static_cast<T>(args.scale);
+  for (int64_t i = begin; i < end; ++i) Narrow(scale * unit[i], out + i);
+}
+
+void ScaleGradKernel(const ScaleGradArgs& args, int64_t begin, int64_t end) {
+  switch (args.dtype) {
+    case DType::kFloat64:
+      return ScaleRange<double, double>(args, begin, end);
+    case DType::kFloat16:
+      return ScaleRange<float, Float16>(args, begin, end);
+    case DType::kBFloat16:
+      return ScaleRange<float, BFloat16>(args, begin, end);
+    default:
+      return ScaleRange<float, float>(args, begin, end);
+  }
+}
+
+}  // namespace
+
+extern const KernelTable kTable;
+const KernelTable kTable = {
+    FASTNEG_STRING(FASTNEG_ISA_NAMESPACE),
+    {PrepareRows<float>, PrepareRows<double>},
+    {ScoreRolledRows<float>, ScoreRolledRows<double>},
+    {GatherRolledItemGrads<float>, GatherRolledItemGrads<double>},
+    ScaleGradKernel,
+    ProbeFma,
+    ProbeRead,
+};
+
+}  // namespace fastneg::cpu::FASTNEG_ISA_NAMESPACE

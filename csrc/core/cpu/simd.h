@@ -1,0 +1,204 @@
+// Fixed-width vectors over the compiler's vector extension (GCC and Clang): one source for every instruction set.
+//
+// The width comes from the flags that a translation unit is compiled with. Everything lives in the namespace
+// FASTNEG_ISA_NAMESPACE and is force-inlined, so that no function compiled for a newer instruction set can be
+// merged by the linker with its namesake for an older one. For the same reason nothing of the standard library
+// is instantiated here.
+#ifndef FASTNEG_CORE_CPU_SIMD_H_
+#define FASTNEG_CORE_CPU_SIMD_H_
+
+#include <cstdint>
+
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
+#ifndef FASTNEG_ISA_NAMESPACE
+#error "Define FASTNEG_ISA_NAMESPACE: this header is compiled once per instruction set."
+#endif
+
+#define FASTNEG_INLINE inline __attribute__((always_inline))
+
+namespace fastneg::cpu::FASTNEG_ISA_NAMESPACE {
+
+#if defined(__AVX512F__)
+constexpr int kVectorBytes = 64;
+#elif defined(__AVX__)
+constexpr int kVectorBytes = 32;
+#else
+constexpr int kVectorBytes = 16;
+#endif
+
+template <typename T>
+struct Simd;
+
+template <>
+struct Simd<float> {
+  using Int = int32_t;
+  typedef float Vec __attribute__((vector_size(kVectorBytes)));
+  typedef int32_t Mask __attribute__((vector_size(kVectorBytes)));
+  typedef float UnalignedVec __attribute__((vector_size(kVectorBytes), aligned(4), may_alias));
+  static constexpr int kLanes = kVectorBytes / 4;
+};
+
+template <>
+struct Simd<double> {
+  using Int = int64_t;
+  typedef double Vec __attribute__((vector_size(kVectorBytes)));
+  typedef int64_t Mask __attribute__((vector_size(kVectorBytes)));
+  typedef double UnalignedVec __attribute__((vector_size(kVectorBytes), aligned(8), may_alias));
+  static constexpr int kLanes = kVectorBytes / 8;
+};
+
+template <typename T>
+using Vec = typename Simd<T>::Vec;
+template <typename T>
+using Mask = typename Simd<T>::Mask;
+template <typename T>
+constexpr int kLanes = Simd<T>::kLanes;
+
+template <typename T>
+FASTNEG_INLINE Vec<T> Load(const T* p) {
+  return *reinterpret_cast<const typename Simd<T>::UnalignedVec*>(p);
+}
+
+template <typename T>
+FASTNEG_INLINE void Store(T* p, Vec<T> v) {
+  *reinterpret_cast<typename Simd<T>::UnalignedVec*>(p) = v;
+}
+
+template <typename T>
+FASTNEG_INLINE Vec<T> Broadcast(T x) {
+  return x - Vec<T>{};
+}
+
+template <typename T>
+FASTNEG_INLINE Vec<T> Zero() {
+  return Vec<T>{};
+}
+
+// The first `count` elements at p, zeros behind them; reads nothing else. 0 <= count <= kLanes.
+// StorePartial writes the first `count` lanes and nothing else.
+template <typename T>
+FASTNEG_INLINE Vec<T> LoadPartial(const T* p, int64_t count) {
+#if defined(__AVX512F__)
+  const unsigned mask = (1u << count) - 1;
+  if constexpr (sizeof(T) == 4) {
+    return reinterpret_cast<Vec<T>>(_mm512_maskz_loadu_ps(static_cast<__mmask16>(mask), p));
+  } else {
+    return reinterpret_cast<Vec<T>>(_mm512_maskz_loadu_pd(static_cast<__mmask8>(mask), p));
+  }
+#else
+  Vec<T> v{};
+  for (int64_t l = 0; l < count; ++l) v[l] = p[l];
+  return v;
+#endif
+}
+
+template <typename T>
+FASTNEG_INLINE void StorePartial(T* p, Vec<T> v, int64_t count) {
+#if defined(__AVX512F__)
+  const unsigned mask = (1u << count) - 1;
+  if constexpr (sizeof(T) == 4) {
+    _mm512_mask_storeu_ps(p, static_cast<__mmask16>(mask), reinterpret_cast<__m512>(v));
+  } else {
+    _mm512_mask_storeu_pd(p, static_cast<__mmask8>(mask), reinterpret_cast<__m512d>(v));
+  }
+#else
+  for (int64_t l = 0; l < count; ++l) p[l] = v[l];
+#endif
+}
+
+template <typename T>
+FASTNEG_INLINE Vec<T> Max(Vec<T> a, Vec<T> b) {  // b where either is NaN.
+  return a > b ? a : b;
+}
+
+// Two-source lane permutation: index l < kLanes takes a[l], the others b[l - kLanes].
+#if defined(__clang__)
+template <typename T>
+FASTNEG_INLINE Vec<T> Lanes(Vec<T> a, Vec<T> b, Mask<T> index) {
+  Vec<T> result{};
+  for (int l = 0; l < kLanes<T>; ++l) {
+    const auto from = index[l];
+    result[l] = from < kLanes<T> ? a[from] : b[from - kLanes<T>];
+  }
+  return result;
+}
+#else
+template <typename T>
+FASTNEG_INLINE Vec<T> Lanes(Vec<T> a, Vec<T> b, Mask<T> index) {
+  return __builtin_shuffle(a, b, index);
+}
+#endif
+
+// Index vectors of the butterfly step that merges blocks of kStep lanes: lanes whose kStep bit is clear come from a,
+// the others from b, each taken at the lane with that bit clear (Low) or set (High).
+template <typename T, int kStep, bool kHigh>
+FASTNEG_INLINE constexpr Mask<T> ButterflyIndex() {
+  Mask<T> index{};
+  for (int l = 0; l < kLanes<T>; ++l) {
+    const int source = kHigh ? (l | kStep) : (l & ~kStep);
+    index[l] = static_cast<typename Simd<T>::Int>((l & kStep) ? source + kLanes<T> : source);
+  }
+  return index;
+}
+
+// From kLanes vectors to one that holds in lane l the sum of v[l]'s lanes. Destroys v. Every sum is formed by the same
+// tree, so equal inputs give equal bits whatever lane they come in.
+template <typename T, int kStep = 1>
+FASTNEG_INLINE Vec<T> TransposedSums(Vec<T>* v) {
+  if constexpr (kStep == kLanes<T>) {
+    return v[0];
+  } else {
+    for (int l = 0; l < kLanes<T>; l += 2 * kStep) {
+      const Vec<T> low = Lanes<T>(v[l], v[l + kStep], ButterflyIndex<T, kStep, false>());
+      const Vec<T> high = Lanes<T>(v[l], v[l + kStep], ButterflyIndex<T, kStep, true>());
+      v[l] = low + high;
+    }
+    return TransposedSums<T, 2 * kStep>(v);
+  }
+}
+
+// Transposes the kLanes x kLanes matrix whose rows are v[0 .. kLanes).
+template <typename T, int kStep = 1>
+FASTNEG_INLINE void Transpose(Vec<T>* v) {
+  if constexpr (kStep < kLanes<T>) {
+    for (int l = 0; l < kLanes<T>; ++l) {
+      if (l & kStep) continue;
+      // Element (l, c) with c's kStep bit set changes places with (l + kStep, c without it).
+      Mask<T> low{}, high{};
+      for (int c = 0; c < kLanes<T>; ++c) {
+        low[c] = static_cast<typename Simd<T>::Int>((c & kStep) ? (c & ~kStep) + kLanes<T> : c);
+        high[c] = static_cast<typename Simd<T>::Int>((c & kStep) ? c + kLanes<T> : (c | kStep));
+      }
+      const Vec<T> a = v[l], b = v[l + kStep];
+      v[l] = Lanes<T>(a, b, low);
+      v[l + kStep] = Lanes<T>(a, b, high);
+    }
+    Transpose<T, 2 * kStep>(v);
+  }
+}
+
+// The sum of v's lanes, formed by the tree of TransposedSums.
+template <typename T, int kStep = 1>
+FASTNEG_INLINE T Sum(Vec<T> v) {
+  if constexpr (kStep == kLanes<T>) {
+    return v[0];
+  } else {
+    Mask<T> swapped{};
+    for (int l = 0; l < kLanes<T>; ++l) swapped[l] = static_cast<typename Simd<T>::Int>(l ^ kStep);
+    return Sum<T, 2 * kStep>(v + Lanes<T>(v, v, swapped));
+  }
+}
+
+template <typename T>
+FASTNEG_INLINE T MaxLane(Vec<T> v) {  // NaN if any lane is NaN.
+  T m = v[0];
+  for (int l = 1; l < kLanes<T>; ++l) m = (v[l] > m || v[l] != v[l]) ? v[l] : m;
+  return m;
+}
+
+}  // namespace fastneg::cpu::FASTNEG_ISA_NAMESPACE
+
+#endif  // FASTNEG_CORE_CPU_SIMD_H_

@@ -1,0 +1,157 @@
+#include "tf_ops/kernel_context.h"
+
+#include <utility>
+
+namespace fastneg::tf_ops {
+
+Tensor& Tensor::operator=(Tensor&& other) noexcept {
+  std::swap(tensor_, other.tensor_);
+  return *this;
+}
+
+Tensor::~Tensor() {
+  if (tensor_ != nullptr) TF_DeleteTensor(tensor_);
+}
+
+int64_t Tensor::num_elements() const {
+  int64_t count = 1;
+  for (int i = 0; i < rank(); ++i) count *= dim(i);
+  return count;
+}
+
+void* Tensor::data() const {
+  alignas(64) static char nothing[64];
+  void* data = TF_TensorData(tensor_);
+  return data != nullptr ? data : nothing;
+}
+
+std::string Tensor::ShapeText() const {
+  std::string text = "[";
+  for (int i = 0; i < rank(); ++i) {
+    if (i > 0) text += ", ";
+    text += std::to_string(dim(i));
+  }
+  return text + "]";
+}
+
+void KernelContext::Fail(TF_Code code, const std::string& message) {
+  if (!ok_) return;
+  ok_ = false;
+  TF_SetStatus(status_.get(), code, message.c_str());
+  TF_OpKernelContext_Failure(context_, status_.get());
+}
+
+Tensor KernelContext::Checked(TF_Tensor* tensor) {
+  if (!status_.ok() && ok_) {
+    ok_ = false;
+    TF_OpKernelContext_Failure(context_, status_.get());
+  }
+  return Tensor(tensor);
+}
+
+Tensor KernelContext::Input(int index) {
+  if (!ok_) return Tensor();
+  TF_Tensor* tensor = nullptr;
+  TF_GetInput(context_, index, &tensor, status_.get());
+  return Checked(tensor);
+}
+
+void KernelContext::SetOutput(int index, const Tensor& tensor) {
+  if (!ok_) return;
+  TF_SetOutput(context_, index, tensor.get(), status_.get());
+  Checked(nullptr);
+}
+
+Tensor KernelContext::AllocateOutput(int index, TF_DataType dtype, const int64_t* dims, int rank) {
+  if (!ok_) return Tensor();
+  size_t num_bytes = SizeOf(dtype);
+  for (int i = 0; i < rank; ++i) num_bytes *= static_cast<size_t>(dims[i]);
+  return Checked(TF_AllocateOutput(context_, index, dtype, dims, rank, num_bytes, status_.get()));
+}
+
+Tensor KernelContext::ForwardInputOrAllocateOutput(int input, int output, const int64_t* dims, int rank,
+                                                   bool* forwarded) {
+  if (!ok_) return Tensor();
+  int forwarded_input = -1;
+  Tensor tensor = Checked(
+      TF_ForwardInputOrAllocateOutput(context_, &input, 1, output, dims, rank, &forwarded_input, status_.get()));
+  *forwarded = forwarded_input >= 0;
+  return tensor;
+}
+
+Tensor KernelContext::AllocateTemp(size_t num_bytes) {
+  if (!ok_) return Tensor();
+  const int64_t dims = static_cast<int64_t>(num_bytes);
+  TF_AllocatorAttributes attributes = {};
+  attributes.struct_size = offsetof(TF_AllocatorAttributes, on_host) + sizeof(TF_Bool);
+  attributes.on_host = 1;
+  Tensor tensor = Checked(TF_AllocateTemp(context_, TF_UINT8, &dims, 1, &attributes, status_.get()));
+  if (ok_ && num_bytes > 0 && TF_TensorData(tensor.get()) == nullptr) {
+    Fail(TF_RESOURCE_EXHAUSTED, "fastneg could not get " + std::to_string(num_bytes) + " bytes of scratch memory.");
+  }
+  return tensor;
+}
+
+size_t SizeOf(TF_DataType dtype) {
+  switch (dtype) {
+    case TF_BOOL:
+    case TF_INT8:
+    case TF_UINT8:
+      return 1;
+    case TF_HALF:
+    case TF_BFLOAT16:
+    case TF_INT16:
+    case TF_UINT16:
+      return 2;
+    case TF_FLOAT:
+    case TF_INT32:
+    case TF_UINT32:
+      return 4;
+    case TF_DOUBLE:
+    case TF_INT64:
+    case TF_UINT64:
+      return 8;
+  }
+  return 0;
+}
+
+bool ToCoreType(TF_DataType dtype, DType* result) {
+  static constexpr struct {
+    TF_DataType from;
+    DType to;
+  } kTypes[] = {
+      {TF_BOOL, DType::kBool},         {TF_INT8, DType::kInt8},       {TF_UINT8, DType::kUInt8},
+      {TF_INT16, DType::kInt16},       {TF_UINT16, DType::kUInt16},   {TF_INT32, DType::kInt32},
+      {TF_UINT32, DType::kUInt32},     {TF_INT64, DType::kInt64},     {TF_UINT64, DType::kUInt64},
+      {TF_HALF, DType::kFloat16},      {TF_BFLOAT16, DType::kBFloat16}, {TF_FLOAT, DType::kFloat32},
+      {TF_DOUBLE, DType::kFloat64},
+  };
+  for (const auto& type : kTypes) {
+    if (type.from != dtype) continue;
+    *result = type.to;
+    return true;
+  }
+  return false;
+}
+
+std::string CoreStatusText(Status status) {
+  switch (status) {
+    case Status::kOk:
+      return "no error";
+    case Status::kInvalidSize:
+      return "sizes must be valid and their products must fit 63 bits";
+    case Status::kUnsupportedDType:
+      return "the dtypes must be supported";
+    case Status::kNullPointer:
+      return "every required buffer must be there";
+    case Status::kShiftIsMultiple:
+      return "no shift may be 0 modulo the batch size";
+    case Status::kWorkspaceTooSmall:
+      return "the workspace must be as large as asked for";
+    case Status::kIsaUnavailable:
+      return "the instruction set must be available";
+  }
+  return "unknown status";
+}
+
+}  // namespace fastneg::tf_ops

@@ -1,0 +1,321 @@
+// Fastneg>RolledSoftmax: softmax_loss_with_negative_mining, forward and, on request, all its gradients.
+//
+// Eager mode runs no shape function, and a SavedModel may feed anything, so the kernel checks its inputs
+// itself. Optional inputs are lists of zero or one tensor. The gradients are those for an upstream gradient
+// of 1; Fastneg>ScaleGrad turns them into the real ones.
+#include <cstdint>
+#include <string>
+
+#include "core/api.h"
+#include "tf_ops/kernel_context.h"
+#include "tf_ops/op_registration.h"
+#include "tf_ops/runtime.h"
+
+namespace fastneg::tf_ops {
+namespace {
+
+enum InputIndex { kUserEmb, kItemEmb, kLabels, kShifts, kGamma, kMargin, kT, kFirstOptional };
+enum OutputIndex { kLoss, kGradUser, kGradItem, kGradWeights, kGradScalars };
+
+struct RolledSoftmaxKernel {
+  bool embed_normed = false;
+  bool with_grad = false;
+  bool with_scalar_grad = false;
+  bool has_weights = false;
+  bool has_sampling_probability = false;
+  bool has_candidate_ids = false;
+};
+
+// Tensors of one execution. Optional ones are empty where the caller gave none.
+struct Inputs {
+  Tensor user_emb, item_emb, labels, shifts, gamma, margin, t;
+  Tensor weights, sampling_probability, candidate_ids;
+
+  int64_t batch_size() const { return user_emb.dim(0); }
+  int64_t embedding_dim() const { return user_emb.dim(1); }
+  int64_t num_negatives() const { return shifts.dim(0); }
+};
+
+bool ReadFlag(TF_OpKernelConstruction* construction, const char* name, bool* value, const ScopedStatus& status) {
+  TF_Bool flag = 0;
+  TF_OpKernelConstruction_GetAttrBool(construction, name, &flag, status.get());
+  *value = flag != 0;
+  return status.ok();
+}
+
+bool ReadPresence(TF_OpKernelConstruction* construction, const char* name, bool* present, const ScopedStatus& status) {
+  int64_t count = 0;
+  TF_OpKernelConstruction_GetAttrInt64(construction, name, &count, status.get());
+  if (!status.ok()) return false;
+  if (count > 1) {
+    const std::string message = std::string("`") + name + "` must be 0 or 1. Received: " + std::to_string(count) + ".";
+    TF_SetStatus(status.get(), TF_INVALID_ARGUMENT, message.c_str());
+    return false;
+  }
+  *present = count == 1;
+  return true;
+}
+
+void* Create(TF_OpKernelConstruction* construction) {
+  ScopedStatus status;
+  RolledSoftmaxKernel kernel;
+  const bool ok =
+      ReadFlag(construction, "embed_normed", &kernel.embed_normed, status) &&
+      ReadFlag(construction, "with_grad", &kernel.with_grad, status) &&
+      ReadFlag(construction, "with_scalar_grad", &kernel.with_scalar_grad, status) &&
+      ReadPresence(construction, "num_weights", &kernel.has_weights, status) &&
+      ReadPresence(construction, "num_sampling_probabilities", &kernel.has_sampling_probability, status) &&
+      ReadPresence(construction, "num_candidate_ids", &kernel.has_candidate_ids, status);
+  if (!ok) {
+    TF_OpKernelConstruction_Failure(construction, status.get());
+    return nullptr;
+  }
+  return new RolledSoftmaxKernel(kernel);
+}
+
+void Destroy(void* kernel) { delete static_cast<RolledSoftmaxKernel*>(kernel); }
+
+Inputs ReadInputs(const RolledSoftmaxKernel& kernel, KernelContext& context) {
+  Inputs inputs;
+  inputs.user_emb = context.Input(kUserEmb);
+  inputs.item_emb = context.Input(kItemEmb);
+  inputs.labels = context.Input(kLabels);
+  inputs.shifts = context.Input(kShifts);
+  inputs.gamma = context.Input(kGamma);
+  inputs.margin = context.Input(kMargin);
+  inputs.t = context.Input(kT);
+  int next = kFirstOptional;
+  if (kernel.has_weights) inputs.weights = context.Input(next++);
+  if (kernel.has_sampling_probability) inputs.sampling_probability = context.Input(next++);
+  if (kernel.has_candidate_ids) inputs.candidate_ids = context.Input(next++);
+  return inputs;
+}
+
+std::string Text(int64_t value) { return std::to_string(value); }
+
+// [batch_size], or also [batch_size, 1] where `column_allowed`.
+void CheckPerRow(KernelContext& context, const char* name, const Tensor& tensor, int64_t batch_size,
+                 bool column_allowed) {
+  if (!tensor) return;
+  const bool vector = tensor.rank() == 1 && tensor.dim(0) == batch_size;
+  const bool column = tensor.rank() == 2 && tensor.dim(0) == batch_size && tensor.dim(1) == 1;
+  if (vector || (column && column_allowed)) return;
+  const std::string size = Text(batch_size);
+  context.Fail(TF_INVALID_ARGUMENT, std::string("`") + name + "` must have shape [" + size + "]" +
+                                        (column_allowed ? " or [" + size + ", 1]" : "") +
+                                        ". Received: " + tensor.ShapeText() + ".");
+}
+
+void CheckScalar(KernelContext& context, const char* name, const Tensor& tensor) {
+  if (tensor.rank() == 0) return;
+  context.Fail(TF_INVALID_ARGUMENT,
+               std::string("`") + name + "` must be a scalar. Received: " + tensor.ShapeText() + ".");
+}
+
+void Validate(const Inputs& inputs, KernelContext& context) {
+  const Tensor& user_emb = inputs.user_emb;
+  const Tensor& item_emb = inputs.item_emb;
+  if (user_emb.rank() != 2) {
+    context.Fail(TF_INVALID_ARGUMENT, "`user_emb` must have rank 2, [batch_size, embedding_dim]. Received: " +
+                                          user_emb.ShapeText() + ".");
+    return;
+  }
+  if (item_emb.rank() != 2 || item_emb.dim(0) != user_emb.dim(0) || item_emb.dim(1) != user_emb.dim(1)) {
+    context.Fail(TF_INVALID_ARGUMENT, "`item_emb` must have the shape of `user_emb`, " + user_emb.ShapeText() +
+                                          ". Received: " + item_emb.ShapeText() + ".");
+    return;
+  }
+  const bool is_double = user_emb.dtype() == TF_DOUBLE;
+  if (inputs.gamma.dtype() != (is_double ? TF_DOUBLE : TF_FLOAT)) {
+    context.Fail(TF_INVALID_ARGUMENT, "`gamma`, `margin`, `t` and `weights` must be float64 exactly when the "
+                                      "embeddings are, and float32 otherwise.");
+    return;
+  }
+  const int64_t batch_size = inputs.batch_size();
+  CheckPerRow(context, "labels", inputs.labels, batch_size, true);
+  CheckPerRow(context, "weights", inputs.weights, batch_size, true);
+  CheckPerRow(context, "candidate_sampling_probability", inputs.sampling_probability, batch_size, false);
+  CheckPerRow(context, "candidate_ids", inputs.candidate_ids, batch_size, false);
+  CheckScalar(context, "gamma", inputs.gamma);
+  CheckScalar(context, "margin", inputs.margin);
+  CheckScalar(context, "t", inputs.t);
+  if (inputs.shifts.rank() != 1) {
+    context.Fail(TF_INVALID_ARGUMENT,
+                 "`shifts` must have rank 1, [num_negatives]. Received: " + inputs.shifts.ShapeText() + ".");
+    return;
+  }
+  const int64_t num_negatives = inputs.num_negatives();
+  if (batch_size > 0 && (num_negatives < 1 || num_negatives >= batch_size)) {
+    context.Fail(TF_INVALID_ARGUMENT, "`num_negative_samples` must be at least 1 and less than the batch size, " +
+                                          Text(batch_size) + ". Received: " + Text(num_negatives) + ".");
+  }
+}
+
+double ScalarValue(const Tensor& tensor) {
+  return tensor.dtype() == TF_DOUBLE ? *static_cast<const double*>(tensor.data())
+                                     : static_cast<double>(*static_cast<const float*>(tensor.data()));
+}
+
+void FillArguments(const RolledSoftmaxKernel& kernel, const Inputs& inputs, RolledSoftmaxArgs* args) {
+  args->batch_size = inputs.batch_size();
+  args->embedding_dim = inputs.embedding_dim();
+  args->num_negatives = inputs.num_negatives();
+  ToCoreType(inputs.user_emb.dtype(), &args->dtype);
+  args->user_emb = inputs.user_emb.data();
+  args->item_emb = inputs.item_emb.data();
+  args->user_row_stride = inputs.embedding_dim();
+  args->item_row_stride = inputs.embedding_dim();
+  args->embed_normed = kernel.embed_normed;
+  ToCoreType(inputs.labels.dtype(), &args->label_dtype);
+  args->labels = inputs.labels.data();
+  args->shifts = static_cast<const int64_t*>(inputs.shifts.data());
+  args->gamma = ScalarValue(inputs.gamma);
+  args->margin = ScalarValue(inputs.margin);
+  args->t = ScalarValue(inputs.t);
+  if (inputs.weights) args->weights = inputs.weights.data();
+  if (inputs.sampling_probability) args->sampling_probability = inputs.sampling_probability.data();
+  if (inputs.candidate_ids) args->candidate_ids = static_cast<const int64_t*>(inputs.candidate_ids.data());
+}
+
+// Outputs that were not asked for have no elements and stay null for the core.
+struct Outputs {
+  Tensor loss, grad_user, grad_item, grad_weights, grad_scalars;
+};
+
+Outputs AllocateOutputs(const RolledSoftmaxKernel& kernel, const Inputs& inputs, KernelContext& context) {
+  const TF_DataType dtype = inputs.gamma.dtype();
+  const int64_t batch_size = inputs.batch_size();
+  const int64_t embedding_dim = inputs.embedding_dim();
+  Outputs outputs;
+  outputs.loss = context.AllocateOutput(kLoss, dtype, {});
+  if (kernel.with_grad) {
+    outputs.grad_user = context.AllocateOutput(kGradUser, dtype, {batch_size, embedding_dim});
+    outputs.grad_item = context.AllocateOutput(kGradItem, dtype, {batch_size, embedding_dim});
+  } else {
+    context.AllocateOutput(kGradUser, dtype, {0});
+    context.AllocateOutput(kGradItem, dtype, {0});
+  }
+  if (kernel.with_grad && kernel.has_weights) {
+    outputs.grad_weights = context.AllocateOutput(kGradWeights, dtype, {batch_size});
+  } else {
+    context.AllocateOutput(kGradWeights, dtype, {0});
+  }
+  if (kernel.with_scalar_grad) {
+    outputs.grad_scalars = context.AllocateOutput(kGradScalars, dtype, {3});
+  } else {
+    context.AllocateOutput(kGradScalars, dtype, {0});
+  }
+  return outputs;
+}
+
+void SetZero(const Tensor& tensor) {
+  if (!tensor) return;
+  char* bytes = static_cast<char*>(tensor.data());
+  const int64_t size = tensor.num_elements() * static_cast<int64_t>(SizeOf(tensor.dtype()));
+  for (int64_t i = 0; i < size; ++i) bytes[i] = 0;
+}
+
+void Run(const Inputs& inputs, const Outputs& outputs, KernelContext& context, RolledSoftmaxArgs* args) {
+  args->loss = outputs.loss.data();
+  if (outputs.grad_user) args->grad_user = outputs.grad_user.data();
+  if (outputs.grad_item) args->grad_item = outputs.grad_item.data();
+  if (outputs.grad_weights) args->grad_weights = outputs.grad_weights.data();
+  if (outputs.grad_scalars) args->grad_scalars = outputs.grad_scalars.data();
+  args->executor = OpExecutor();
+
+  constexpr size_t kAlignment = 64;
+  const size_t workspace_bytes = RolledSoftmaxWorkspaceBytes(*args);
+  const Tensor workspace = context.AllocateTemp(workspace_bytes + kAlignment);
+  if (!context.ok()) return;
+  const uintptr_t address = reinterpret_cast<uintptr_t>(workspace.data());
+  args->workspace = reinterpret_cast<void*>((address + kAlignment - 1) / kAlignment * kAlignment);
+  args->workspace_bytes = workspace_bytes;
+
+  int64_t bad_shift = 0;
+  args->error_index = &bad_shift;
+  const Status status = RolledSoftmax(*args);
+  if (status == Status::kShiftIsMultiple) {
+    const int64_t shift = static_cast<const int64_t*>(inputs.shifts.data())[bad_shift];
+    context.Fail(TF_INVALID_ARGUMENT, "`shifts` must not be 0 modulo the batch size, " + Text(args->batch_size) +
+                                          ". Received: shifts[" + Text(bad_shift) + "] = " + Text(shift) + ".");
+  } else if (status == Status::kInvalidSize) {
+    context.Fail(TF_INVALID_ARGUMENT, "`user_emb` and `num_negative_samples` must have sizes whose product fits 63 "
+                                      "bits. Received: " + inputs.user_emb.ShapeText() + " and " +
+                                          Text(args->num_negatives) + ".");
+  } else if (status != Status::kOk) {
+    context.Fail(TF_INTERNAL, "Fastneg>RolledSoftmax: " + CoreStatusText(status) + ".");
+  }
+}
+
+void Compute(void* opaque, TF_OpKernelContext* tf_context) {
+  const RolledSoftmaxKernel& kernel = *static_cast<const RolledSoftmaxKernel*>(opaque);
+  KernelContext context(tf_context);
+  if (!RuntimeIsUsable(context)) return;
+  const Inputs inputs = ReadInputs(kernel, context);
+  if (context.ok()) Validate(inputs, context);
+  if (!context.ok()) return;
+  const Outputs outputs = AllocateOutputs(kernel, inputs, context);
+  if (!context.ok()) return;
+  if (inputs.batch_size() == 0) {
+    // The end of a filtered data set: nothing to learn, nothing to complain about.
+    SetZero(outputs.loss);
+    SetZero(outputs.grad_scalars);
+    return;
+  }
+  RolledSoftmaxArgs args;
+  FillArguments(kernel, inputs, &args);
+  Run(inputs, outputs, context, &args);
+}
+
+// Shapes of the gradients depend on with_grad, and the C API cannot read such attributes: they stay unknown.
+void InferShapes(TF_ShapeInferenceContext* context, TF_Status* status) {
+  struct {
+    int input;
+    int64_t min_rank, max_rank;
+    const char* requirement;
+  } constexpr kRanks[] = {
+      {kUserEmb, 2, 2, "`user_emb` must have rank 2, [batch_size, embedding_dim]"},
+      {kItemEmb, 2, 2, "`item_emb` must have the shape of `user_emb`, [batch_size, embedding_dim]"},
+      {kLabels, 1, 2, "`labels` must have shape [batch_size] or [batch_size, 1]"},
+      {kShifts, 1, 1, "`shifts` must have rank 1, [num_negatives]"},
+      {kGamma, 0, 0, "`gamma` must be a scalar"},
+      {kMargin, 0, 0, "`margin` must be a scalar"},
+      {kT, 0, 0, "`t` must be a scalar"},
+  };
+  TF_ShapeHandle* shape = TF_NewShapeHandle();
+  for (const auto& entry : kRanks) {
+    TF_ShapeInferenceContextGetInput(context, entry.input, shape, status);
+    if (TF_GetCode(status) != TF_OK) break;
+    if (!TF_ShapeInferenceContextRankKnown(context, shape)) continue;
+    const int64_t rank = TF_ShapeInferenceContextRank(context, shape);
+    if (rank >= entry.min_rank && rank <= entry.max_rank) continue;
+    const std::string message = std::string(entry.requirement) + ". Received: rank " + Text(rank) + ".";
+    TF_SetStatus(status, TF_INVALID_ARGUMENT, message.c_str());
+    break;
+  }
+  TF_DeleteShapeHandle(shape);
+  if (TF_GetCode(status) != TF_OK) return;
+  TF_ShapeInferenceContextSetUnknownShape(context, status);
+  if (TF_GetCode(status) != TF_OK) return;
+  TF_ShapeHandle* scalar = TF_ShapeInferenceContextScalar(context);
+  TF_ShapeInferenceContextSetOutput(context, kLoss, scalar, status);
+  TF_DeleteShapeHandle(scalar);
+}
+
+[[maybe_unused]] const bool kRegistered = RegisterOp(
+    {
+        "Fastneg>RolledSoftmax",
+        {"user_emb: T", "item_emb: T", "labels: Tlabels", "shifts: int64", "gamma: Tc", "margin: Tc", "t: Tc",
+         "weights: num_weights * Tc", "sampling_probability: num_sampling_probabilities * Tc",
+         "candidate_ids: num_candidate_ids * int64"},
+        {"loss: Tc", "grad_user: Tc", "grad_item: Tc", "grad_weights: Tc", "grad_scalars: Tc"},
+        {"T: {half, bfloat16, float, double}", "Tc: {float, double}",
+         "Tlabels: {bool, int8, uint8, int16, uint16, int32, uint32, int64, uint64, half, bfloat16, float, double}",
+         "num_weights: int >= 0", "num_sampling_probabilities: int >= 0", "num_candidate_ids: int >= 0",
+         "embed_normed: bool = false", "with_grad: bool = false", "with_scalar_grad: bool = false"},
+        &InferShapes,
+    },
+    {&Create, &Compute, &Destroy});
+
+}  // namespace
+}  // namespace fastneg::tf_ops

@@ -1,0 +1,59 @@
+#include "tf_ops/runtime.h"
+
+#include <algorithm>
+#include <atomic>
+#include <string>
+
+#include "core/cpu/num_threads.h"
+
+namespace fastneg::tf_ops {
+namespace {
+
+std::atomic<int> g_intra_op_threads{0};
+
+int NumThreads() {
+  const cpu::ThreadChoice& choice = cpu::DefaultThreads();
+  const int intra_op = g_intra_op_threads.load(std::memory_order_relaxed);
+  return choice.from_environment || intra_op <= 0 ? choice.count : std::min(choice.count, intra_op);
+}
+
+}  // namespace
+
+bool RuntimeIsUsable(KernelContext& context) {
+  const char* isa = UnavailableRequestedIsa();
+  if (isa == nullptr) return true;
+  std::string message = "FASTNEG_ISA must name an instruction set that this build and this machine have, one of";
+  const char* separator = " ";
+  for (const char* const* name = AvailableIsas(); *name != nullptr; ++name) {
+    message += separator + std::string(*name);
+    separator = ", ";
+  }
+  context.Fail(TF_FAILED_PRECONDITION, message + ". Received: " + isa + ".");
+  return false;
+}
+
+Executor OpExecutor() { return PoolExecutor(NumThreads()); }
+
+}  // namespace fastneg::tf_ops
+
+// For Python (ctypes on the library that load_op_library has loaded).
+#define FASTNEG_EXPORT extern "C" __attribute__((visibility("default")))
+
+// TensorFlow's intra_op_parallelism_threads; 0 if it is not set. The C API hands the session's configuration
+// to kernels too, but reading it crashes in kernels that constant folding runs, outside any session.
+FASTNEG_EXPORT void FastnegSetIntraOpThreads(int num_threads) {
+  fastneg::tf_ops::g_intra_op_threads.store(num_threads, std::memory_order_relaxed);
+}
+
+FASTNEG_EXPORT int FastnegNumThreads() { return fastneg::tf_ops::NumThreads(); }
+
+// Why the number of threads is what it is without TensorFlow's setting.
+FASTNEG_EXPORT const char* FastnegNumThreadsReason() { return fastneg::cpu::DefaultThreads().reason; }
+
+FASTNEG_EXPORT const char* FastnegActiveIsa() { return fastneg::ActiveIsa(); }
+
+// Null-terminated, weakest first.
+FASTNEG_EXPORT const char* const* FastnegAvailableIsas() { return fastneg::AvailableIsas(); }
+
+// The value of FASTNEG_ISA if it names nothing available, else null.
+FASTNEG_EXPORT const char* FastnegUnavailableRequestedIsa() { return fastneg::UnavailableRequestedIsa(); }
