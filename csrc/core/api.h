@@ -4,8 +4,8 @@
 // elements, never bytes. The caller owns every buffer, the workspace included; the core allocates
 // nothing, throws nothing, and reports failure through Status.
 //
-// Determinism: every result depends on the inputs and the instruction set alone. Work is cut into
-// tasks whose extent does not depend on the number of threads, and partial sums are added in task order.
+// Determinism: every result depends on the inputs and the instruction set alone. No row's result depends on how work is
+// cut into tasks, and sums over rows are formed from blocks of fixed size, in order.
 #ifndef FASTNEG_CORE_API_H_
 #define FASTNEG_CORE_API_H_
 
@@ -56,6 +56,7 @@ struct Phase {
 // "on the calling thread".
 struct Executor {
   void* self = nullptr;
+  int num_threads = 1;  // How many threads `run` can use: the cut into tasks follows it, the results do not.
   void (*run)(void* self, const Phase* phases, int num_phases, void* context) = nullptr;
 };
 

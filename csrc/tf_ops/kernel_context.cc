@@ -120,10 +120,10 @@ bool ToCoreType(TF_DataType dtype, DType* result) {
     TF_DataType from;
     DType to;
   } kTypes[] = {
-      {TF_BOOL, DType::kBool},         {TF_INT8, DType::kInt8},       {TF_UINT8, DType::kUInt8},
-      {TF_INT16, DType::kInt16},       {TF_UINT16, DType::kUInt16},   {TF_INT32, DType::kInt32},
-      {TF_UINT32, DType::kUInt32},     {TF_INT64, DType::kInt64},     {TF_UINT64, DType::kUInt64},
-      {TF_HALF, DType::kFloat16},      {TF_BFLOAT16, DType::kBFloat16}, {TF_FLOAT, DType::kFloat32},
+      {TF_BOOL, DType::kBool},      {TF_INT8, DType::kInt8},         {TF_UINT8, DType::kUInt8},
+      {TF_INT16, DType::kInt16},    {TF_UINT16, DType::kUInt16},     {TF_INT32, DType::kInt32},
+      {TF_UINT32, DType::kUInt32},  {TF_INT64, DType::kInt64},       {TF_UINT64, DType::kUInt64},
+      {TF_HALF, DType::kFloat16},   {TF_BFLOAT16, DType::kBFloat16}, {TF_FLOAT, DType::kFloat32},
       {TF_DOUBLE, DType::kFloat64},
   };
   for (const auto& type : kTypes) {

@@ -59,13 +59,12 @@ bool ReadPresence(TF_OpKernelConstruction* construction, const char* name, bool*
 void* Create(TF_OpKernelConstruction* construction) {
   ScopedStatus status;
   RolledSoftmaxKernel kernel;
-  const bool ok =
-      ReadFlag(construction, "embed_normed", &kernel.embed_normed, status) &&
-      ReadFlag(construction, "with_grad", &kernel.with_grad, status) &&
-      ReadFlag(construction, "with_scalar_grad", &kernel.with_scalar_grad, status) &&
-      ReadPresence(construction, "num_weights", &kernel.has_weights, status) &&
-      ReadPresence(construction, "num_sampling_probabilities", &kernel.has_sampling_probability, status) &&
-      ReadPresence(construction, "num_candidate_ids", &kernel.has_candidate_ids, status);
+  const bool ok = ReadFlag(construction, "embed_normed", &kernel.embed_normed, status) &&
+                  ReadFlag(construction, "with_grad", &kernel.with_grad, status) &&
+                  ReadFlag(construction, "with_scalar_grad", &kernel.with_scalar_grad, status) &&
+                  ReadPresence(construction, "num_weights", &kernel.has_weights, status) &&
+                  ReadPresence(construction, "num_sampling_probabilities", &kernel.has_sampling_probability, status) &&
+                  ReadPresence(construction, "num_candidate_ids", &kernel.has_candidate_ids, status);
   if (!ok) {
     TF_OpKernelConstruction_Failure(construction, status.get());
     return nullptr;
@@ -116,8 +115,8 @@ void Validate(const Inputs& inputs, KernelContext& context) {
   const Tensor& user_emb = inputs.user_emb;
   const Tensor& item_emb = inputs.item_emb;
   if (user_emb.rank() != 2) {
-    context.Fail(TF_INVALID_ARGUMENT, "`user_emb` must have rank 2, [batch_size, embedding_dim]. Received: " +
-                                          user_emb.ShapeText() + ".");
+    context.Fail(TF_INVALID_ARGUMENT,
+                 "`user_emb` must have rank 2, [batch_size, embedding_dim]. Received: " + user_emb.ShapeText() + ".");
     return;
   }
   if (item_emb.rank() != 2 || item_emb.dim(0) != user_emb.dim(0) || item_emb.dim(1) != user_emb.dim(1)) {
@@ -127,8 +126,9 @@ void Validate(const Inputs& inputs, KernelContext& context) {
   }
   const bool is_double = user_emb.dtype() == TF_DOUBLE;
   if (inputs.gamma.dtype() != (is_double ? TF_DOUBLE : TF_FLOAT)) {
-    context.Fail(TF_INVALID_ARGUMENT, "`gamma`, `margin`, `t` and `weights` must be float64 exactly when the "
-                                      "embeddings are, and float32 otherwise.");
+    context.Fail(TF_INVALID_ARGUMENT,
+                 "`gamma`, `margin`, `t` and `weights` must be float64 exactly when the "
+                 "embeddings are, and float32 otherwise.");
     return;
   }
   const int64_t batch_size = inputs.batch_size();
@@ -239,9 +239,10 @@ void Run(const Inputs& inputs, const Outputs& outputs, KernelContext& context, R
     context.Fail(TF_INVALID_ARGUMENT, "`shifts` must not be 0 modulo the batch size, " + Text(args->batch_size) +
                                           ". Received: shifts[" + Text(bad_shift) + "] = " + Text(shift) + ".");
   } else if (status == Status::kInvalidSize) {
-    context.Fail(TF_INVALID_ARGUMENT, "`user_emb` and `num_negative_samples` must have sizes whose product fits 63 "
-                                      "bits. Received: " + inputs.user_emb.ShapeText() + " and " +
-                                          Text(args->num_negatives) + ".");
+    context.Fail(TF_INVALID_ARGUMENT,
+                 "`user_emb` and `num_negative_samples` must have sizes whose product fits 63 "
+                 "bits. Received: " +
+                     inputs.user_emb.ShapeText() + " and " + Text(args->num_negatives) + ".");
   } else if (status != Status::kOk) {
     context.Fail(TF_INTERNAL, "Fastneg>RolledSoftmax: " + CoreStatusText(status) + ".");
   }

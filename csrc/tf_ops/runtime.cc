@@ -1,6 +1,5 @@
 #include "tf_ops/runtime.h"
 
-#include <algorithm>
 #include <atomic>
 #include <string>
 
@@ -11,10 +10,21 @@ namespace {
 
 std::atomic<int> g_intra_op_threads{0};
 
-int NumThreads() {
+// Whether TensorFlow's setting is what limits the number of threads.
+bool LimitedByIntraOp(int* intra_op) {
   const cpu::ThreadChoice& choice = cpu::DefaultThreads();
-  const int intra_op = g_intra_op_threads.load(std::memory_order_relaxed);
-  return choice.from_environment || intra_op <= 0 ? choice.count : std::min(choice.count, intra_op);
+  *intra_op = g_intra_op_threads.load(std::memory_order_relaxed);
+  return !choice.from_environment && *intra_op > 0 && *intra_op < choice.count;
+}
+
+int NumThreads() {
+  int intra_op;
+  return LimitedByIntraOp(&intra_op) ? intra_op : cpu::DefaultThreads().count;
+}
+
+const char* NumThreadsReason() {
+  int intra_op;
+  return LimitedByIntraOp(&intra_op) ? "TensorFlow's intra_op_parallelism_threads" : cpu::DefaultThreads().reason;
 }
 
 }  // namespace
@@ -47,8 +57,8 @@ FASTNEG_EXPORT void FastnegSetIntraOpThreads(int num_threads) {
 
 FASTNEG_EXPORT int FastnegNumThreads() { return fastneg::tf_ops::NumThreads(); }
 
-// Why the number of threads is what it is without TensorFlow's setting.
-FASTNEG_EXPORT const char* FastnegNumThreadsReason() { return fastneg::cpu::DefaultThreads().reason; }
+// Where that number comes from: "FASTNEG_NUM_THREADS", "2 processors in the affinity mask", ...
+FASTNEG_EXPORT const char* FastnegNumThreadsReason() { return fastneg::tf_ops::NumThreadsReason(); }
 
 FASTNEG_EXPORT const char* FastnegActiveIsa() { return fastneg::ActiveIsa(); }
 

@@ -5,7 +5,7 @@
 
 #include "core/cpu/gathered_plan.h"
 #include "core/cpu/gathered_rows.h"
-#include "core/cpu/score_rows.h"
+#include "core/cpu/rolled_candidates.h"
 
 namespace fastneg::cpu::FASTNEG_ISA_NAMESPACE {
 
@@ -13,9 +13,32 @@ namespace fastneg::cpu::FASTNEG_ISA_NAMESPACE {
 // shifts to stay in the second-level cache.
 constexpr int64_t kItemGroup = 32;
 
+// grad with respect to a normalised row -> grad with respect to the row: (g - (g . v) v) / norm. A zero gradient stays
+// zero whatever the row holds: it belongs to a row that nobody used.
+template <typename T>
+FASTNEG_INLINE void ThroughNormalisation(const T* row, T inverse, int64_t dim, T* grad) {
+  constexpr int kL = kLanes<T>;
+  Vec<T> dot = Zero<T>();
+  Mask<T> touched{};
+  for (int64_t d = 0; d < dim; d += kL) {
+    const Vec<T> g = dim - d < kL ? LoadPartial(grad + d, dim - d) : Load(grad + d);
+    touched |= g != T(0);
+    dot += g * LoadAligned(row + d);
+  }
+  if (!Any<T>(touched)) return;
+  const bool clipped = inverse < 0;
+  const T length = clipped ? -inverse : inverse;
+  const T along = clipped ? T(0) : Sum<T>(dot);
+  for (int64_t d = 0; d < dim; d += kL) {
+    const int64_t valid = dim - d < kL ? dim - d : kL;
+    const Vec<T> g = valid == kL ? Load(grad + d) : LoadPartial(grad + d, valid);
+    const Vec<T> result = length * (g - along * LoadAligned(row + d));
+    valid == kL ? Store(grad + d, result) : StorePartial(grad + d, result, valid);
+  }
+}
+
 template <typename T, typename Candidates>
 void GatherItemGradTile(const GatheredPlan& plan, const Candidates& candidates, int64_t tile) {
-  constexpr int kL = kLanes<T>;
   const int64_t begin = tile * plan.tile_rows;
   const int64_t end = begin + plan.tile_rows < plan.batch_size ? begin + plan.tile_rows : plan.batch_size;
   const int64_t dim = plan.embedding_dim;
@@ -24,47 +47,40 @@ void GatherItemGradTile(const GatheredPlan& plan, const Candidates& candidates, 
   T* grad_item = static_cast<T*>(plan.grad_item);
   for (int64_t first = 0; first < plan.num_candidates; first += kItemGroup) {
     const int64_t n = plan.num_candidates - first < kItemGroup ? plan.num_candidates - first : kItemGroup;
+    const typename Candidates::template Group<kItemGroup> group(candidates, first, n);
     for (int64_t j = begin; j < end; ++j) {
-      const T* rows[kItemGroup + 1];
+      int64_t offsets[kItemGroup + 1];
+      int64_t weight_offsets[kItemGroup];
       T weights[kItemGroup + 1];
+      group.UserOffsets(j, offsets, weight_offsets);
+      // Rows that do not count, accidental hits and exponentials of 0 drop out here.
+      int64_t used = 0;
       for (int64_t k = 0; k < n; ++k) {
-        const int64_t i = candidates.User(j, first + k);
-        weights[k] = exp_weights[(first + k) * plan.exp_stride + i];
-        rows[k] = user + i * plan.row_stride;
+        const T weight = exp_weights[weight_offsets[k]];
+        weights[used] = weight;
+        offsets[used] = offsets[k];
+        used += weight != 0;
       }
-      // The positive: its weight is e_0 - sum = -S.
-      weights[n] = -static_cast<const T*>(plan.negative_sum)[j];
-      rows[n] = user + j * plan.row_stride;
-      WeightedRows<T>(weights, rows, first == 0 ? n + 1 : n, dim, first > 0, grad_item + j * dim);
+      if (first == 0) {
+        const T positive = -static_cast<const T*>(plan.negative_sum)[j];  // e_0 - sum
+        weights[used] = positive;
+        offsets[used] = j * plan.row_stride;
+        used += positive != 0;
+      }
+      WeightedRows<T>(weights, user, offsets, used, dim, first > 0, grad_item + j * dim);
     }
   }
   if (!plan.normalise) return;
   for (int64_t j = begin; j < end; ++j) {
-    T* grad = grad_item + j * dim;
-    const T* item = static_cast<const T*>(plan.item) + j * plan.row_stride;
-    const T inverse = static_cast<const T*>(plan.item_inverse)[j];
-    const T length = inverse < 0 ? -inverse : inverse;
-    Vec<T> dot = Zero<T>();
-    if (!(inverse < 0)) {
-      for (int64_t d = 0; d < dim; d += kL) {
-        const Vec<T> g = dim - d < kL ? LoadPartial(grad + d, dim - d) : Load(grad + d);
-        dot += g * LoadAligned(item + d);
-      }
-    }
-    const T along = Sum<T>(dot);
-    for (int64_t d = 0; d < dim; d += kL) {
-      const int64_t valid = dim - d < kL ? dim - d : kL;
-      const Vec<T> g = valid == kL ? Load(grad + d) : LoadPartial(grad + d, valid);
-      const Vec<T> result = length * (g - along * LoadAligned(item + d));
-      valid == kL ? Store(grad + d, result) : StorePartial(grad + d, result, valid);
-    }
+    ThroughNormalisation<T>(static_cast<const T*>(plan.item) + j * plan.row_stride,
+                            static_cast<const T*>(plan.item_inverse)[j], dim, grad_item + j * dim);
   }
 }
 
 template <typename T>
 void GatherRolledItemGrads(void* context, int64_t tile) {
   const GatheredPlan& plan = *static_cast<const GatheredPlan*>(context);
-  GatherItemGradTile<T>(plan, RolledCandidates{plan.shifts, plan.batch_size}, tile);
+  GatherItemGradTile<T>(plan, RolledCandidates(plan), tile);
 }
 
 }  // namespace fastneg::cpu::FASTNEG_ISA_NAMESPACE

@@ -10,9 +10,11 @@
 
 namespace fastneg::cpu {
 
-// Rows that one task handles at most: small enough for the rows' bookkeeping to stay in the first-level cache, large
-// enough for the candidate windows of neighbouring shifts to overlap.
-constexpr int64_t kMaxTileRows = 128;
+// Rows that one task handles at most.
+constexpr int64_t kMaxTileRows = 1024;
+
+// A block of rows: its losses are added before anything else is. Tiles are whole blocks, so that their cut does not show.
+constexpr int64_t kSumRows = 64;
 
 struct GatheredPlan {
   int64_t batch_size = 0;      // B
@@ -22,6 +24,7 @@ struct GatheredPlan {
   int64_t exp_stride = 0;      // Of exp_weights: B rounded up likewise.
   int64_t tile_rows = 0;
   int64_t num_tiles = 0;
+  int64_t num_blocks = 0;  // B / kSumRows, rounded up.
 
   DType dtype = DType::kFloat32;
   const void* user_emb = nullptr;
@@ -57,8 +60,8 @@ struct GatheredPlan {
   void* negative_sum = nullptr;  // [B] sum of the negatives' exponentials.
   void* neg_log_prob = nullptr;  // [B] -log q, or null.
   void* exp_weights = nullptr;   // [K, exp_stride] d sum / d score of every negative, or null.
-  void* tile_norms = nullptr;    // [2, num_tiles] largest norm of user and item rows; only where not normalised.
-  double* tile_sums = nullptr;   // [num_tiles, 4] loss, d gamma, d margin, d t.
+  void* block_norms = nullptr;   // [num_blocks, 2] largest norm of user and item rows; only where not normalised.
+  double* block_sums = nullptr;  // [num_blocks, 4] loss, d gamma, d margin, d t.
 };
 
 // The kernels of one instruction set; entry 0 for float, entry 1 for double. Contexts are GatheredPlan pointers.

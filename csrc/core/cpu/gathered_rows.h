@@ -5,9 +5,28 @@
 #ifndef FASTNEG_CORE_CPU_GATHERED_ROWS_H_
 #define FASTNEG_CORE_CPU_GATHERED_ROWS_H_
 
+#include "core/cpu/gathered_plan.h"
 #include "core/cpu/simd.h"
 
 namespace fastneg::cpu::FASTNEG_ISA_NAMESPACE {
+
+typedef int64_t IndexVec __attribute__((vector_size(kVectorBytes)));
+constexpr int kIndexLanes = kVectorBytes / 8;
+
+FASTNEG_INLINE IndexVec LoadIndices(const int64_t* p) {
+  IndexVec v;
+  __builtin_memcpy(&v, p, sizeof(v));
+  return v;
+}
+
+FASTNEG_INLINE void StoreIndices(int64_t* p, IndexVec v) { __builtin_memcpy(p, &v, sizeof(v)); }
+
+// The length of prepared rows in vectors, padding that helps unrolling included.
+template <typename T>
+FASTNEG_INLINE int64_t RowChunks(const GatheredPlan& plan) {
+  const int64_t chunks = (plan.embedding_dim + kLanes<T> - 1) / kLanes<T>;
+  return chunks % 4 == 3 && (chunks + 1) * kLanes<T> <= plan.row_stride ? chunks + 1 : chunks;
+}
 
 template <typename T>
 FASTNEG_INLINE Vec<T> LoadAligned(const T* p) {
@@ -19,37 +38,39 @@ FASTNEG_INLINE void StoreAligned(T* p, Vec<T> v) {
   *reinterpret_cast<Vec<T>*>(p) = v;
 }
 
-// kChunks vectors of every product in flight: sums[l] += query(l) * candidate(l), where lane l belongs to query
-// row l / (kLanes / kQueries).
-template <typename T, int kQueries, int kChunks>
-FASTNEG_INLINE void AccumulateDots(const T* const* queries, const T* const* candidates, int64_t offset, Vec<T>* sums) {
+// kLanes dot products of prepared rows at once: lane l is queries[l / (kLanes / kQueries)] times the row at
+// candidates + offsets[l]. Rows are `chunks` vectors long, a multiple of kBlock. Every product is summed in the same
+// order whatever its lane, so equal rows give equal bits.
+template <typename T, int kQueries, int kBlock>
+FASTNEG_INLINE Vec<T> DotsInBlocks(const T* const* queries, const T* candidates, const int64_t* offsets,
+                                   int64_t chunks) {
   constexpr int kPerQuery = kLanes<T> / kQueries;
-#pragma GCC unroll 16
-  for (int q = 0; q < kQueries; ++q) {
-    Vec<T> query[kChunks];
-#pragma GCC unroll 8
-    for (int c = 0; c < kChunks; ++c) query[c] = LoadAligned(queries[q] + offset + c * kLanes<T>);
-#pragma GCC unroll 16
-    for (int k = 0; k < kPerQuery; ++k) {
-      const int l = q * kPerQuery + k;
-      const T* candidate = candidates[l] + offset;
-#pragma GCC unroll 8
-      for (int c = 0; c < kChunks; ++c) sums[l] += query[c] * LoadAligned(candidate + c * kLanes<T>);
-    }
-  }
-}
-
-// kLanes dot products of prepared rows at once. `chunks` is the row length in vectors. Every product is summed in the
-// same order, so equal rows give equal bits in whatever lane.
-template <typename T, int kQueries>
-FASTNEG_INLINE Vec<T> Dots(const T* const* queries, const T* const* candidates, int64_t chunks) {
   Vec<T> sums[kLanes<T>];
 #pragma GCC unroll 16
   for (int l = 0; l < kLanes<T>; ++l) sums[l] = Zero<T>();
-  int64_t c = 0;
-  for (; c + 4 <= chunks; c += 4) AccumulateDots<T, kQueries, 4>(queries, candidates, c * kLanes<T>, sums);
-  for (; c < chunks; ++c) AccumulateDots<T, kQueries, 1>(queries, candidates, c * kLanes<T>, sums);
+  for (int64_t d = 0; d < chunks * kLanes<T>; d += kBlock * kLanes<T>) {
+#pragma GCC unroll 16
+    for (int q = 0; q < kQueries; ++q) {
+      Vec<T> query[kBlock];
+#pragma GCC unroll 4
+      for (int c = 0; c < kBlock; ++c) query[c] = LoadAligned(queries[q] + d + c * kLanes<T>);
+#pragma GCC unroll 16
+      for (int k = 0; k < kPerQuery; ++k) {
+        const int l = q * kPerQuery + k;
+        const T* candidate = candidates + offsets[l] + d;
+#pragma GCC unroll 4
+        for (int c = 0; c < kBlock; ++c) sums[l] += query[c] * LoadAligned(candidate + c * kLanes<T>);
+      }
+    }
+  }
   return TransposedSums<T>(sums);
+}
+
+template <typename T, int kQueries>
+FASTNEG_INLINE Vec<T> Dots(const T* const* queries, const T* candidates, const int64_t* offsets, int64_t chunks) {
+  if (chunks % 4 == 0) return DotsInBlocks<T, kQueries, 4>(queries, candidates, offsets, chunks);
+  if (chunks % 2 == 0) return DotsInBlocks<T, kQueries, 2>(queries, candidates, offsets, chunks);
+  return DotsInBlocks<T, kQueries, 1>(queries, candidates, offsets, chunks);
 }
 
 // The dot product of two prepared rows, with the bits that Dots gives.
@@ -60,14 +81,15 @@ FASTNEG_INLINE T Dot(const T* a, const T* b, int64_t chunks) {
   return Sum<T>(sum);
 }
 
-// kChunks vectors at `offset` of sum_k weights[k] rows[k], added to what stands in `out` if `add`. Only `valid` elements
+// kChunks vectors at `offset` of sum_k weights[k] * (the row at rows + offsets[k]), added to what stands in `out` if `add`. Only `valid` elements
 // of the last vector exist in `out`.
 template <typename T, int kChunks>
-FASTNEG_INLINE void WeightedChunks(const T* weights, const T* const* rows, int64_t count, int64_t offset, bool add,
-                                   int64_t valid, T* out) {
+FASTNEG_INLINE void WeightedChunks(const T* weights, const T* rows, const int64_t* offsets, int64_t count,
+                                   int64_t offset, bool add, int64_t valid, T* out) {
   constexpr int kChains = kChunks >= 8 ? 1 : 2;  // Enough independent sums to hide the latency of an addition.
   Vec<T> sums[kChains * kChunks];
   out += offset;
+  rows += offset;
 #pragma GCC unroll 16
   for (int c = 0; c < kChains * kChunks; ++c) sums[c] = Zero<T>();
   if (add) {
@@ -81,7 +103,7 @@ FASTNEG_INLINE void WeightedChunks(const T* weights, const T* const* rows, int64
 #pragma GCC unroll 2
     for (int chain = 0; chain < kChains; ++chain) {
       const Vec<T> weight = Broadcast(weights[k + chain]);
-      const T* row = rows[k + chain] + offset;
+      const T* row = rows + offsets[k + chain];
 #pragma GCC unroll 8
       for (int c = 0; c < kChunks; ++c) sums[chain * kChunks + c] += weight * LoadAligned(row + c * kLanes<T>);
     }
@@ -89,7 +111,7 @@ FASTNEG_INLINE void WeightedChunks(const T* weights, const T* const* rows, int64
   if (kChains == 2 && k < count) {
     const Vec<T> weight = Broadcast(weights[k]);
 #pragma GCC unroll 8
-    for (int c = 0; c < kChunks; ++c) sums[c] += weight * LoadAligned(rows[k] + offset + c * kLanes<T>);
+    for (int c = 0; c < kChunks; ++c) sums[c] += weight * LoadAligned(rows + offsets[k] + c * kLanes<T>);
   }
 #pragma GCC unroll 8
   for (int c = 0; c < kChunks; ++c) {
@@ -102,22 +124,23 @@ FASTNEG_INLINE void WeightedChunks(const T* weights, const T* const* rows, int64
   }
 }
 
-// out[0 .. dim) = (add ? out : 0) + sum_k weights[k] rows[k], rows prepared, `out` dense.
+// out[0 .. dim) = (add ? out : 0) + sum_k weights[k] * (the prepared row at rows + offsets[k]); `out` is dense.
 template <typename T>
-FASTNEG_INLINE void WeightedRows(const T* weights, const T* const* rows, int64_t count, int64_t dim, bool add, T* out) {
+FASTNEG_INLINE void WeightedRows(const T* weights, const T* rows, const int64_t* offsets, int64_t count, int64_t dim,
+                                 bool add, T* out) {
   const int64_t chunks = (dim + kLanes<T> - 1) / kLanes<T>;
   int64_t c = 0;
   const auto valid = [&](int64_t end) { return end < chunks ? kLanes<T> : dim - (chunks - 1) * kLanes<T>; };
-  for (; c + 8 <= chunks; c += 8) WeightedChunks<T, 8>(weights, rows, count, c * kLanes<T>, add, valid(c + 8), out);
+  for (; c + 8 <= chunks; c += 8) WeightedChunks<T, 8>(weights, rows, offsets, count, c * kLanes<T>, add, valid(c + 8), out);
   if (c + 4 <= chunks) {
-    WeightedChunks<T, 4>(weights, rows, count, c * kLanes<T>, add, valid(c + 4), out);
+    WeightedChunks<T, 4>(weights, rows, offsets, count, c * kLanes<T>, add, valid(c + 4), out);
     c += 4;
   }
   if (c + 2 <= chunks) {
-    WeightedChunks<T, 2>(weights, rows, count, c * kLanes<T>, add, valid(c + 2), out);
+    WeightedChunks<T, 2>(weights, rows, offsets, count, c * kLanes<T>, add, valid(c + 2), out);
     c += 2;
   }
-  if (c < chunks) WeightedChunks<T, 1>(weights, rows, count, c * kLanes<T>, add, valid(c + 1), out);
+  if (c < chunks) WeightedChunks<T, 1>(weights, rows, offsets, count, c * kLanes<T>, add, valid(c + 1), out);
 }
 
 }  // namespace fastneg::cpu::FASTNEG_ISA_NAMESPACE

@@ -51,9 +51,12 @@ template <typename T, typename Storage>
 void PrepareTile(const GatheredPlan& plan, int64_t tile) {
   const int64_t begin = tile * plan.tile_rows;
   const int64_t end = begin + plan.tile_rows < plan.batch_size ? begin + plan.tile_rows : plan.batch_size;
-  const int64_t chunks = (plan.embedding_dim + kLanes<T> - 1) / kLanes<T>;
+  const int64_t chunks = RowChunks<T>(plan);
   T* positive = static_cast<T*>(plan.positive);
-  T user_norm_max = 0, item_norm_max = 0;
+  T* block_norms = static_cast<T*>(plan.block_norms);
+  if (!plan.normalise) {
+    for (int64_t block = begin / kSumRows; block * kSumRows < end; ++block) block_norms[2 * block] = block_norms[2 * block + 1] = 0;
+  }
   for (int64_t i = begin; i < end; ++i) {
     T user_norm = 0, item_norm = 0;
     T* user = static_cast<T*>(plan.user) + i * plan.row_stride;
@@ -61,20 +64,19 @@ void PrepareTile(const GatheredPlan& plan, int64_t tile) {
     static_cast<T*>(plan.item_inverse)[i] =
         PrepareRow<T>(static_cast<const Storage*>(plan.item_emb) + i * plan.item_row_stride, plan.embedding_dim,
                       plan.row_stride, plan.normalise, item, &item_norm);
-    item_norm_max = item_norm_max >= item_norm ? item_norm_max : item_norm;  // NaN wins.
     if (plan.active[i]) {
       static_cast<T*>(plan.user_inverse)[i] =
           PrepareRow<T>(static_cast<const Storage*>(plan.user_emb) + i * plan.user_row_stride, plan.embedding_dim,
                         plan.row_stride, plan.normalise, user, &user_norm);
-      user_norm_max = user_norm_max >= user_norm ? user_norm_max : user_norm;
       positive[i] = Dot(user, item, chunks);
     } else {
       for (int64_t d = 0; d < plan.row_stride; ++d) user[d] = 0;
     }
-  }
-  if (!plan.normalise) {
-    static_cast<T*>(plan.tile_norms)[tile] = user_norm_max;
-    static_cast<T*>(plan.tile_norms)[plan.num_tiles + tile] = item_norm_max;
+    if (!plan.normalise) {
+      T* norms = block_norms + 2 * (i / kSumRows);
+      norms[0] = norms[0] >= user_norm ? norms[0] : user_norm;  // NaN wins.
+      norms[1] = norms[1] >= item_norm ? norms[1] : item_norm;
+    }
   }
   if (plan.neg_log_prob != nullptr) {
     const T* probability = static_cast<const T*>(plan.sampling_probability);

@@ -5,25 +5,11 @@
 
 #include "core/cpu/gathered_plan.h"
 #include "core/cpu/gathered_rows.h"
+#include "core/cpu/rolled_candidates.h"
 #include "core/cpu/simd_math.h"
 #include "core/losses/sv_softmax.h"
 
 namespace fastneg::cpu::FASTNEG_ISA_NAMESPACE {
-
-// The rolled candidates: candidate k of row i is item (i - shift) mod B.
-struct RolledCandidates {
-  const int64_t* shifts;
-  int64_t batch_size;
-
-  FASTNEG_INLINE int64_t Item(int64_t row, int64_t k) const {
-    const int64_t j = row - shifts[k];
-    return j < 0 ? j + batch_size : j;
-  }
-  FASTNEG_INLINE int64_t User(int64_t item, int64_t k) const {
-    const int64_t i = item + shifts[k];
-    return i >= batch_size ? i - batch_size : i;
-  }
-};
 
 template <typename T, typename Candidates>
 class RowTile {
@@ -32,10 +18,9 @@ class RowTile {
       : plan_(plan),
         candidates_(candidates),
         params_{T(plan.gamma), T(plan.margin), T(plan.t)},
-        tile_(tile),
         begin_(tile * plan.tile_rows),
         end_(begin_ + plan.tile_rows < plan.batch_size ? begin_ + plan.tile_rows : plan.batch_size),
-        chunks_((plan.embedding_dim + kL - 1) / kL) {}
+        chunks_(RowChunks<T>(plan)) {}
 
   void Run() {
     ChooseReferences();
@@ -69,20 +54,22 @@ class RowTile {
   __attribute__((noinline)) void ChooseReferences() {
     T bound = T(1.00001);  // |cosine|, with room for rounding.
     if (!plan_.normalise) {
-      const T* norms = static_cast<const T*>(plan_.tile_norms);
+      const T* norms = static_cast<const T*>(plan_.block_norms);
       T user_max = 0, item_max = 0;
-      for (int64_t tile = 0; tile < plan_.num_tiles; ++tile) {
-        user_max = user_max >= norms[tile] ? user_max : norms[tile];
-        item_max = item_max >= norms[plan_.num_tiles + tile] ? item_max : norms[plan_.num_tiles + tile];
+      for (int64_t block = 0; block < plan_.num_blocks; ++block) {
+        user_max = user_max >= norms[2 * block] ? user_max : norms[2 * block];
+        item_max = item_max >= norms[2 * block + 1] ? item_max : norms[2 * block + 1];
       }
       bound *= user_max * item_max;
     }
     const T upper = LogitBound(bound, params_) + T(plan_.max_neg_log_prob);
+    const T* weights = static_cast<const T*>(plan_.weights);
     num_active_ = 0;
     for (int64_t i = begin_; i < end_; ++i) {
       if (!plan_.active[i]) continue;
       const int64_t r = i - begin_;
       rows_[num_active_++] = static_cast<int16_t>(r);
+      graded_[r] = plan_.grad_user != nullptr && (weights == nullptr || weights[i] != 0);
       sums_[r] = Zero<T>();
       if (plan_.want_scalars) score_sums_[r] = hard_sums_[r] = Zero<T>();
       positive_[r] = static_cast<const T*>(plan_.positive)[i] - params_.margin;
@@ -98,17 +85,16 @@ class RowTile {
     const T* query = User(i);
     Vec<T> largest = Broadcast(positive_logit_[r]);
     for (int64_t k = 0; k < plan_.num_candidates; k += kL) {
-      int64_t items[kL];
-      const T* rows[kL];
-      const int64_t left = plan_.num_candidates - k;
-      for (int l = 0; l < kL; ++l) {
-        items[l] = candidates_.Item(i, l < left ? k + l : k);
-        rows[l] = Item(items[l]);
-      }
-      const Vec<T> score = Dots<T, 1>(&query, rows, chunks_);
+      const typename Candidates::template Group<kL> group(candidates_, k, plan_.num_candidates - k);
+      int64_t items[kL], offsets[kL];
+      group.Items(i, items);
+      group.ItemOffsets(i, offsets);
+      const Vec<T> score = Dots<T, 1>(&query, Item(0), offsets, chunks_);
       const auto hard = IsHard<Vec<T>>(Broadcast(positive_[r]), score);
       Vec<T> logit = params_.gamma * (hard ? HardScore(score, params_) : score) + GatherNegLogProb(items);
-      if (plan_.candidate_ids != nullptr) logit = Hits(i, items) ? largest : logit;
+      int64_t own_rows[kL];
+      for (int l = 0; l < kL; ++l) own_rows[l] = i;
+      logit = Hits(own_rows, items) ? largest : logit;
       // A NaN stays: comparisons with it are false.
       largest = largest >= logit ? largest : logit;
     }
@@ -125,13 +111,14 @@ class RowTile {
     return result;
   }
 
-  // Lanes whose candidate has the id of row i.
-  FASTNEG_INLINE Mask<T> Hits(int64_t i, const int64_t* items) const {
-    typename Simd<T>::Int lanes[kL];
-    const int64_t id = plan_.candidate_ids[i];
-    for (int l = 0; l < kL; ++l) lanes[l] = plan_.candidate_ids[items[l]] == id ? -1 : 0;
-    Mask<T> mask;
-    __builtin_memcpy(&mask, lanes, sizeof(mask));
+  // Lanes whose candidate has the id of its row: accidental hits.
+  FASTNEG_INLINE Mask<T> Hits(const int64_t* rows, const int64_t* items) const {
+    Mask<T> mask{};
+    if (plan_.candidate_ids != nullptr) {
+      typename Simd<T>::Int lanes[kL];
+      for (int l = 0; l < kL; ++l) lanes[l] = plan_.candidate_ids[items[l]] == plan_.candidate_ids[rows[l]] ? -1 : 0;
+      __builtin_memcpy(&mask, lanes, sizeof(mask));
+    }
     return mask;
   }
 
@@ -140,6 +127,7 @@ class RowTile {
   __attribute__((noinline)) int64_t Group(int64_t first, int64_t left) {
     constexpr int kPerQuery = kL / kQueries;
     const int64_t n = left < kPerQuery ? left : kPerQuery;
+    const typename Candidates::template Group<kPerQuery> group(candidates_, first, n);
     Mask<T> in_use;  // Lanes with a candidate.
     for (int l = 0; l < kL; ++l) in_use[l] = (l % kPerQuery) < n ? -1 : 0;
     T* exp_weights = static_cast<T*>(plan_.exp_weights);
@@ -158,7 +146,7 @@ class RowTile {
       }
       for (; a < a_end; a += kQueries) {
         const int64_t count = a_end - a < kQueries ? a_end - a : kQueries;
-        Rows<kQueries>(first, n, rows_ + a, count, in_use, block);
+        Rows<kQueries>(group, first, n, rows_ + a, count, in_use, block);
       }
       a = a_end;
       if (kQueries == 1 && exp_weights != nullptr) {
@@ -172,21 +160,18 @@ class RowTile {
 
   // One vector of pairs: `count` rows of the tile, n candidates each.
   template <int kQueries>
-  FASTNEG_INLINE void Rows(int64_t first, int64_t n, const int16_t* rows, int64_t count, Mask<T> in_use,
-                           int64_t block) {
+  FASTNEG_INLINE void Rows(const typename Candidates::template Group<kL / kQueries>& group, int64_t first, int64_t n,
+                           const int16_t* rows, int64_t count, Mask<T> in_use, int64_t block) {
     constexpr int kPerQuery = kL / kQueries;
     const T* queries[kQueries];
-    const T* items[kL];
-    int64_t item_rows[kL];
+    int64_t offsets[kL];
     Vec<T> positive = Zero<T>(), reference = Zero<T>();
     for (int q = 0; q < kQueries; ++q) {
       const int64_t r = rows[q < count ? q : 0];
       queries[q] = User(begin_ + r);
-      for (int k = 0; k < kPerQuery; ++k) {
-        const int l = q * kPerQuery + k;
-        item_rows[l] = candidates_.Item(begin_ + r, first + (k < n ? k : 0));
-        items[l] = Item(item_rows[l]);
-        if (kQueries > 1) {
+      group.ItemOffsets(begin_ + r, offsets + q * kPerQuery);
+      if (kQueries > 1) {
+        for (int l = q * kPerQuery; l < (q + 1) * kPerQuery; ++l) {
           positive[l] = positive_[r];
           reference[l] = reference_[r];
         }
@@ -196,20 +181,24 @@ class RowTile {
       positive = Broadcast(positive_[rows[0]]);
       reference = Broadcast(reference_[rows[0]]);
     }
-    const Vec<T> score = Dots<T, kQueries>(queries, items, chunks_);
+    const Vec<T> score = Dots<T, kQueries>(queries, Item(0), offsets, chunks_);
     const auto hard = IsHard<Vec<T>>(positive, score);
     const Vec<T> sv_score = hard ? HardScore(score, params_) : score;
     Vec<T> exponent = params_.gamma * sv_score - reference;
-    if (plan_.neg_log_prob != nullptr) exponent += GatherNegLogProb(item_rows);
     Mask<T> kept = in_use;
-    if (plan_.candidate_ids != nullptr) {
+    if (plan_.neg_log_prob != nullptr || plan_.candidate_ids != nullptr) {
+      int64_t items[kL], own_rows[kL];
       for (int q = 0; q < kQueries; ++q) {
-        const int64_t id = plan_.candidate_ids[begin_ + rows[q < count ? q : 0]];
-        for (int l = q * kPerQuery; l < (q + 1) * kPerQuery; ++l) {
-          if (plan_.candidate_ids[item_rows[l]] == id) kept[l] = 0;
-        }
+        const int64_t i = begin_ + rows[q < count ? q : 0];
+        group.Items(i, items + q * kPerQuery);
+        for (int l = q * kPerQuery; l < (q + 1) * kPerQuery; ++l) own_rows[l] = i;
       }
+      exponent += GatherNegLogProb(items);
+      kept = kept & ~Hits(own_rows, items);
     }
+    // The references keep exponents below kExponentsAbove but for the rounding of huge logits. NaN passes.
+    constexpr T kHighest = T(kExponentsAbove + 5);
+    exponent = exponent > kHighest ? Broadcast(kHighest) : exponent;
     const Vec<T> e = kept ? Exp<T>(exponent) : Zero<T>();
     const Vec<T> weight = hard ? e * params_.t : e;
     if (kQueries == 1) {
@@ -219,12 +208,12 @@ class RowTile {
         score_sums_[r] += kept ? e * (sv_score - positive) : Zero<T>();
         hard_sums_[r] += (hard & kept) ? e * (score + T(1)) : Zero<T>();
       }
-      if (plan_.grad_user != nullptr) {
+      if (graded_[r]) {
         T lanes[kL];
         Store(lanes, weight);
         block_weights_[r - block] = weight;
         const int64_t i = begin_ + r;
-        WeightedRows<T>(lanes, items, n, plan_.embedding_dim, first > 0, GradUser(i));
+        WeightedRows<T>(lanes, Item(0), offsets, n, plan_.embedding_dim, first > 0, GradUser(i));
       }
     } else {
       T lanes[kL];
@@ -242,8 +231,10 @@ class RowTile {
         if (plan_.grad_user != nullptr) {
           const int64_t i = begin_ + r;
           T* out = static_cast<T*>(plan_.exp_weights) + first * plan_.exp_stride + i;
-          for (int64_t k = 0; k < n; ++k) out[k * plan_.exp_stride] = lanes[q * kPerQuery + k];
-          WeightedRows<T>(lanes + q * kPerQuery, items + q * kPerQuery, n, plan_.embedding_dim, first > 0, GradUser(i));
+          for (int64_t k = 0; k < n; ++k) out[k * plan_.exp_stride] = graded_[r] ? lanes[q * kPerQuery + k] : T(0);
+          if (!graded_[r]) continue;
+          WeightedRows<T>(lanes + q * kPerQuery, Item(0), offsets + q * kPerQuery, n, plan_.embedding_dim, first > 0,
+                          GradUser(i));
         }
       }
     }
@@ -251,10 +242,11 @@ class RowTile {
 
   T* GradUser(int64_t i) const { return static_cast<T*>(plan_.grad_user) + i * plan_.embedding_dim; }
 
-  // Row losses, the tile's sums, and the user gradient's last step.
+  // Row losses, their sums, and the user gradient's last step.
   __attribute__((noinline)) void Finish() {
-    double* out = plan_.tile_sums + 4 * tile_;
-    double loss = 0, d_gamma = 0, d_margin = 0, d_t = 0;
+    for (int64_t block = begin_ / kSumRows; block * kSumRows < end_; ++block) {
+      for (int s = 0; s < 4; ++s) plan_.block_sums[4 * block + s] = 0;
+    }
     const T* weights = static_cast<const T*>(plan_.weights);
     T* grad_weights = static_cast<T*>(plan_.grad_weights);
     if (plan_.grad_user != nullptr) {
@@ -287,15 +279,16 @@ class RowTile {
         const int64_t i = begin_ + r;
         const T weight = weights == nullptr ? T(1) : weights[i];
         const double coefficient = weight == 0 ? 0.0 : static_cast<double>(weight) * plan_.inverse_count;
-        if (weight != 0) loss += coefficient * static_cast<double>(row_loss[l]);
+        double* sums = plan_.block_sums + 4 * (i / kSumRows);
+        if (weight != 0) sums[0] += coefficient * static_cast<double>(row_loss[l]);
         if (grad_weights != nullptr) {
           grad_weights[i] = plan_.inverse_count == 0 ? T(0) : T(static_cast<double>(row_loss[l]) * plan_.inverse_count);
         }
         if (weight != 0 && plan_.want_scalars) {
           const double per_sum = coefficient / static_cast<double>(total[l]);
-          d_gamma += per_sum * static_cast<double>(Sum<T>(score_sums_[r]));
-          d_margin += per_sum * plan_.gamma * static_cast<double>(negatives[l]);
-          d_t += per_sum * plan_.gamma * static_cast<double>(Sum<T>(hard_sums_[r]));
+          sums[1] += per_sum * static_cast<double>(Sum<T>(score_sums_[r]));
+          sums[2] += per_sum * plan_.gamma * static_cast<double>(negatives[l]);
+          sums[3] += per_sum * plan_.gamma * static_cast<double>(Sum<T>(hard_sums_[r]));
         }
         if (plan_.grad_user != nullptr) {
           static_cast<T*>(plan_.negative_sum)[i] = weight == 0 ? T(0) : negatives[l];
@@ -304,10 +297,6 @@ class RowTile {
         }
       }
     }
-    out[0] = loss;
-    out[1] = d_gamma;
-    out[2] = d_margin;
-    out[3] = d_t;
   }
 
   // grad = scale (sum_k e_k v_k - S v_0), then back through the normalisation; the user row is left scaled.
@@ -349,10 +338,11 @@ class RowTile {
   const GatheredPlan& plan_;
   const Candidates candidates_;
   const SvSoftmaxParams<T> params_;
-  const int64_t tile_, begin_, end_, chunks_;
+  const int64_t begin_, end_, chunks_;
   int64_t num_active_ = 0;
   // By row of the tile; rows_ lists the active ones.
   int16_t rows_[kRows];
+  bool graded_[kRows];  // Has a gradient: a row of weight 0 is active only to tell its weight its loss.
   T positive_[kRows], positive_logit_[kRows], reference_[kRows];
   Vec<T> block_weights_[kL];
   Vec<T> sums_[kRows];        // Sum of the negatives' exponentials, lane by lane.
@@ -363,7 +353,7 @@ class RowTile {
 template <typename T>
 void ScoreRolledRows(void* context, int64_t tile) {
   const GatheredPlan& plan = *static_cast<const GatheredPlan*>(context);
-  RowTile<T, RolledCandidates>(plan, RolledCandidates{plan.shifts, plan.batch_size}, tile).Run();
+  RowTile<T, RolledCandidates>(plan, RolledCandidates(plan), tile).Run();
 }
 
 }  // namespace fastneg::cpu::FASTNEG_ISA_NAMESPACE

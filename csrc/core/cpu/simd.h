@@ -193,6 +193,17 @@ FASTNEG_INLINE T Sum(Vec<T> v) {
 }
 
 template <typename T>
+FASTNEG_INLINE bool Any(Mask<T> mask) {
+#if defined(__AVX512F__)
+  return _mm512_test_epi32_mask(reinterpret_cast<__m512i>(mask), reinterpret_cast<__m512i>(mask)) != 0;
+#else
+  typename Simd<T>::Int any = 0;
+  for (int l = 0; l < kLanes<T>; ++l) any |= mask[l];
+  return any != 0;
+#endif
+}
+
+template <typename T>
 FASTNEG_INLINE T MaxLane(Vec<T> v) {  // NaN if any lane is NaN.
   T m = v[0];
   for (int l = 1; l < kLanes<T>; ++l) m = (v[l] > m || v[l] != v[l]) ? v[l] : m;

@@ -259,6 +259,7 @@ Executor PoolExecutor(int num_threads) {
   Executor executor;
   executor.self = reinterpret_cast<void*>(static_cast<intptr_t>(num_threads));
   executor.run = &RunOnPool;
+  executor.num_threads = num_threads;
   return executor;
 }
 

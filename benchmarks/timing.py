@@ -1,0 +1,77 @@
+"""Builds contenders, checks their results, and says how often to call them for a fair reading."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import math
+import time
+
+import numpy as np
+from contenders import Contender, Run
+from truth import compute_truth, describe_error
+from workloads import Inputs, Workload, make_inputs
+
+SAMPLES = 3  # Per round; each is one run of `calls` calls.
+SAMPLE_SECONDS = 0.03
+SLOW_SECONDS = 0.2  # A call this long is a sample by itself, and needs no other one to warm up.
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """A contender that gave the right answer, and how to time it."""
+
+    run: Run
+    samples: int
+    calls: int
+    warmup_calls: int
+
+
+class Timing:
+    """Holds the contenders of one workload at a time."""
+
+    def __init__(self, contenders: dict[str, Contender]) -> None:
+        """Knows the contenders by name; builds them when they are first asked for."""
+        self.contenders = contenders
+        self._workload: Workload | None = None
+        self._prepared: dict[str, Prepared | str] = {}
+
+    def prepare(self, workload: Workload, name: str) -> Prepared | str:
+        """The call to time, or what is wrong with its result."""
+        if workload != self._workload:
+            self._prepared.clear()
+            gc.collect()
+            self._workload = workload
+            self._inputs: Inputs = make_inputs(workload)
+            self._truth = compute_truth(self._inputs)
+        if name not in self._prepared:
+            self._prepared[name] = self._build(workload, name)
+        return self._prepared[name]
+
+    def _build(self, workload: Workload, name: str) -> Prepared | str:
+        contender = self.contenders[name]
+        try:
+            run = contender.build(workload, self._inputs)
+            loss, *grads = (np.asarray(value) for value in run(1))
+        except Exception as error:  # Whatever a contender raises is its result here.
+            return f"{type(error).__name__}: {str(error).strip().splitlines()[-1]}"
+        if contender.kind != "overhead":
+            problem = describe_error(self._truth, float(loss), tuple(grads))
+            if problem:
+                return problem
+        return _calibrate(run)
+
+
+def _calibrate(run: Run) -> Prepared:
+    seconds = math.inf
+    for _ in range(3):
+        start = time.perf_counter()
+        run(1)
+        seconds = min(seconds, time.perf_counter() - start)
+        if seconds > SLOW_SECONDS:
+            return Prepared(run, samples=2, calls=1, warmup_calls=0)
+    calls = max(1, int(SAMPLE_SECONDS / seconds))
+    start = time.perf_counter()
+    run(calls)
+    calls = max(1, int(calls * SAMPLE_SECONDS / (time.perf_counter() - start)))
+    return Prepared(run, SAMPLES, calls, warmup_calls=max(1, calls // 4))

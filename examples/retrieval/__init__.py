@@ -1,0 +1,1 @@
+"""The parts of the two-tower example: data, model, optimiser, training, evaluation, report."""

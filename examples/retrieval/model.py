@@ -1,0 +1,108 @@
+"""A two-tower model: user embedding, item embedding, softmax over in-batch negatives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+
+class EmbeddingTable(keras.layers.Layer):
+    """Rows of a trainable table by id.
+
+    keras.layers.Embedding reads the whole table before it gathers; next to in-place sparse updates
+    TensorFlow must then copy the table at each lookup. This layer gathers from the variable.
+    """
+
+    def __init__(self, num_rows: int, width: int, seed: int, **kwargs) -> None:
+        """Creates the table [num_rows, width]."""
+        super().__init__(**kwargs)
+        initializer = keras.initializers.RandomUniform(-0.05, 0.05, seed=seed)
+        self.table = self.add_weight(shape=(num_rows, width), initializer=initializer, name="table")
+
+    def call(self, ids):
+        """Looks up `ids` [B], giving [B, width]."""
+        return tf.gather(self.table.value, ids)
+
+
+class TwoTower(keras.Model):
+    """Matrix factorisation as two towers, trained by one of the two losses of the same signature.
+
+    Args:
+        loss_function: `fastneg.softmax_loss_with_negative_mining` or the plain TensorFlow one of
+            `fastneg.reference`.
+        num_negatives: in-batch negatives per row.
+        gamma: scale of the cosines.
+        item_share: float [num_items], how likely each item is to be drawn into a batch, up to a
+            constant factor, for the logQ correction; None for no correction.
+        seed: of the initial tables and of the shifts, which are the same for either loss.
+    """
+
+    def __init__(
+        self,
+        loss_function: Callable[..., tf.Tensor],
+        *,
+        num_users: int,
+        num_items: int,
+        width: int,
+        num_negatives: int,
+        gamma: float,
+        item_share: np.ndarray | None,
+        seed: int,
+    ) -> None:
+        """Creates both towers."""
+        super().__init__()
+        self.loss_function = loss_function
+        self.num_negatives = num_negatives
+        self.gamma = gamma
+        self.item_share = None if item_share is None else tf.constant(item_share)
+        self.seed = seed
+        self.mean_loss = keras.metrics.Mean(name="loss")
+        self.user_tower = EmbeddingTable(num_users, width, seed, name="users")
+        self.item_tower = EmbeddingTable(num_items, width, seed + 1, name="items")
+
+    def call(self, inputs):
+        """Embeds (user ids [B], item ids [B]) as ([B, width], [B, width])."""
+        users, items = inputs
+        return self.user_tower(users), self.item_tower(items)
+
+    def batch_loss(self, user_emb, item_emb, items, labels, shifts):
+        """The loss of one batch whose rows have been embedded."""
+        share = None if self.item_share is None else tf.gather(self.item_share, items)
+        return self.loss_function(
+            user_emb,
+            item_emb,
+            labels,
+            gamma=self.gamma,
+            shifts=shifts,
+            candidate_sampling_probability=share,
+        )
+
+    def draw_shifts(self, batch_size, step):
+        """The shifts of training step `step`: K integers in 1 .. batch_size - 1."""
+        seed = tf.stack([tf.cast(self.seed, tf.int64), tf.cast(step, tf.int64)])
+        return tf.random.stateless_uniform(
+            [self.num_negatives], seed, 1, tf.cast(batch_size, tf.int64), tf.int64
+        )
+
+    def optimise(self, users, items, labels):
+        """One training step on [B] ids and labels; returns the loss before it."""
+        shifts = self.draw_shifts(tf.shape(users)[0], self.optimizer.iterations)
+        with tf.GradientTape() as tape:
+            user_emb, item_emb = self((users, items))
+            loss = self.batch_loss(user_emb, item_emb, items, labels, shifts)
+        variables = self.trainable_variables
+        self.optimizer.apply(tape.gradient(loss, variables), variables)
+        return loss
+
+    def train_step(self, data):
+        """What Keras `fit` calls with (users, items, labels)."""
+        self.mean_loss.update_state(self.optimise(*data))
+        return {"loss": self.mean_loss.result()}
+
+    @property
+    def metrics(self):
+        """What Keras `fit` resets at each epoch."""
+        return [self.mean_loss]

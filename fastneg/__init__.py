@@ -1,0 +1,39 @@
+"""Fused in-batch negative sampling losses for TensorFlow.
+
+Importing the package registers its TensorFlow operations, so that a SavedModel which contains them
+loads. Without TensorFlow the import still succeeds, for the sake of ``fastneg._core``, which needs
+NumPy only; the losses then raise an ``ImportError`` that says what is missing.
+"""
+
+import importlib.util
+from typing import Any
+
+from fastneg.version import __version__
+
+__all__ = [
+    "BackendUnavailableError",
+    "__version__",
+    "build_info",
+    "reference",
+    "show_config",
+    "softmax_loss_with_negative_mining",
+    "use_backend",
+]
+
+if importlib.util.find_spec("tensorflow") is None:
+
+    def __getattr__(name: str) -> Any:
+        if name in __all__:
+            raise ImportError(
+                f"`fastneg.{name}` needs TensorFlow 2.16 or newer, which is not installed. "
+                "Install it with: pip install 'fastneg[tensorflow]'"
+            )
+        raise AttributeError(f"module 'fastneg' has no attribute {name!r}")
+
+else:
+    from fastneg import reference
+    from fastneg.backends import BackendUnavailableError, register_operations
+    from fastneg.config import build_info, show_config, use_backend
+    from fastneg.losses.rolled_softmax import softmax_loss_with_negative_mining
+
+    register_operations()

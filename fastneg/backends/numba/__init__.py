@@ -1,0 +1,11 @@
+"""The losses in numba: machine code without a C++ compiler, for processors.
+
+TensorFlow calls back into Python for these kernels. Eager execution, `tf.function` and Keras work; a
+SavedModel that holds such a call does not outlive the process, because TensorFlow does not save
+Python functions. The first call for a dtype and a class of embedding widths compiles for some seconds;
+the machine code is cached on disk.
+"""
+
+from fastneg.backends.numba.rolled_softmax import describe, load, rolled_softmax
+
+__all__ = ["describe", "load", "rolled_softmax"]

@@ -1,0 +1,243 @@
+"""One call of the numba kernels on NumPy arrays: layout, scratch, threads."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import pathlib
+import threading
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastneg.backends.numba import kernels, simd, threads
+
+Array = np.ndarray[Any, Any]
+
+VECTOR_BYTES = simd.VECTOR_BYTES
+
+# Scratch up to this size is kept for the next call: fresh memory costs more than what is done in it.
+_KEPT_BYTES = 512 << 20
+
+
+class Result(NamedTuple):
+    """The loss and its gradients for an upstream gradient of 1; empty where not asked for."""
+
+    loss: Array  # scalar
+    grad_user: Array  # [B, D]
+    grad_item: Array  # [B, D]
+    grad_weights: Array  # [B]
+    grad_scalars: Array  # [3]: gamma, margin, t
+
+
+class _Arena:
+    """Hands out aligned arrays from one block of memory that outlives the call."""
+
+    def __init__(self) -> None:
+        self._block: Array = np.empty(0, np.uint8)
+        self._lock = threading.Lock()
+
+    def take(self, shapes: dict[str, tuple[int, ...]], dtype: Any) -> tuple[dict[str, Array], Array]:
+        """Returns uninitialised arrays, and the block that `give_back` wants when they are done with."""
+        lines = {name: -(-_size(shape) * dtype.itemsize // 64) * 64 for name, shape in shapes.items()}
+        needed = sum(lines.values()) + 64
+        with self._lock:
+            block, self._block = self._block, np.empty(0, np.uint8)
+        if block.size < needed:
+            block = np.empty(needed, np.uint8)
+        start = -block.ctypes.data % 64
+        arrays = {}
+        for name, shape in shapes.items():
+            view = block[start : start + _size(shape) * dtype.itemsize]
+            arrays[name] = view.view(dtype).reshape(shape)
+            start += lines[name]
+        return arrays, block
+
+    def give_back(self, block: Array) -> None:
+        if block.size <= _KEPT_BYTES:
+            with self._lock:
+                if block.size > self._block.size:
+                    self._block = block
+
+
+_arena = _Arena()
+
+
+def _forget_arena() -> None:
+    # A forked child may have got the lock in the hands of a thread that it did not get.
+    global _arena
+    _arena = _Arena()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_arena)
+
+
+def _size(shape: tuple[int, ...]) -> int:
+    return int(np.prod(shape, dtype=np.int64))
+
+
+def _aligned(shape: tuple[int, ...], dtype: Any) -> Array:
+    """An array whose memory TensorFlow takes over without a copy."""
+    size = _size(shape) * dtype.itemsize
+    block = np.empty(size + 64, np.uint8)
+    start = -block.ctypes.data % 64
+    return block[start : start + size].view(dtype).reshape(shape)
+
+
+def _frozen(array: Array) -> Array:
+    """A read-only view: numba compiles anew for every combination of writeable arguments."""
+    view = np.ascontiguousarray(array).view()
+    view.flags.writeable = False
+    return view
+
+
+@functools.cache
+def _run() -> Any:
+    """The compiled entry, whose cache is renewed when any of the sources that it contains changes."""
+    here = pathlib.Path(__file__).parent
+    sources = [(here / name).read_bytes() for name in ("simd.py", "kernels.py")]
+    return kernels.make_run(hashlib.sha256(b"".join(sources)).hexdigest())
+
+
+# Combinations of types whose machine code is at hand.
+_compiled: set[tuple[Any, int]] = set()
+
+
+def _run_first(*arguments: Any) -> None:
+    """A call that may have to compile; nothing has been computed when that fails."""
+    run = _run()
+    try:
+        run(*arguments)
+    except OSError:
+        # The machine code is there, but could not be written to the cache.
+        run(*arguments)
+
+
+def _tile_rows(batch_size: int) -> int:
+    rows = 256
+    while rows > 32 and batch_size < rows * 16:
+        rows //= 2
+    return rows
+
+
+def rolled_softmax(
+    user_emb: Array,
+    item_emb: Array,
+    active: Array,
+    shifts: Array,
+    *,
+    embed_normed: bool,
+    weights: Array | None,
+    gamma: float,
+    margin: float,
+    t: float,
+    sampling_probability: Array | None,
+    candidate_ids: Array | None,
+    with_grad: bool,
+    with_scalar_grad: bool,
+    num_threads: int,
+) -> Result:
+    """Computes the loss, and on demand its gradients, of valid arguments.
+
+    Args:
+        user_emb: [B, D], float32 or float64, contiguous.
+        item_emb: As `user_emb`.
+        active: [B], bool: rows with a label > 0.
+        shifts: [K], int64, in 1 .. B - 1.
+        embed_normed: As in the public function; likewise all below.
+        weights: [B] in the dtype of `user_emb`.
+        gamma: Scalar.
+        margin: Scalar.
+        t: Scalar.
+        sampling_probability: [B] in the dtype of `user_emb`.
+        candidate_ids: [B], int64.
+        with_grad: Compute the gradients of the embeddings and, where given, the weights.
+        with_scalar_grad: Compute the gradients of gamma, margin and t.
+        num_threads: How many threads may work.
+
+    Returns:
+        The loss and the gradients asked for.
+    """
+    dtype = user_emb.dtype
+    batch_size, dim = user_emb.shape
+    if batch_size == 0:
+        return Result(
+            loss=np.zeros((), dtype),
+            grad_user=np.zeros((0, dim), dtype),
+            grad_item=np.zeros((0, dim), dtype),
+            grad_weights=np.zeros(0, dtype),
+            grad_scalars=np.zeros(3, dtype),
+        )
+    num_negatives = shifts.size
+    counted = int(active.sum())
+    none = np.empty(0, dtype)
+    want_row_losses = weights is not None and with_grad
+    if weights is not None:
+        weighted = active & (weights != 0)
+        counted = int(weighted.sum())
+        if counted == 0 or not want_row_losses:
+            active = weighted
+    offsets = none
+    if sampling_probability is not None:
+        offsets = -np.log(np.maximum(sampling_probability, dtype.type(1e-9)))
+    lanes = simd.VECTOR_BYTES // dtype.itemsize
+    vectors = -(-max(dim, 1) // lanes)
+    group = simd.quantum(vectors)
+    width = -(-vectors // group) * group * lanes
+    tile_rows = _tile_rows(batch_size)
+    num_tiles = -(-batch_size // tile_rows)
+    num_threads = max(1, min(num_threads, num_tiles))
+    extended = batch_size + tile_rows + simd.QUAD
+    shapes = {
+        "user": (extended, width),
+        "item": (extended, width),
+        "sums": (num_threads, tile_rows if with_grad else 0, width),
+        "exps": (num_negatives + 2, -(-extended // lanes) * lanes) if with_grad else (0, 0),
+        "user_inverse": (batch_size,),
+        "item_inverse": (batch_size,),
+        "tile_norms": (num_tiles, 2),
+    }
+    scratch, block = _arena.take(shapes, dtype)
+    plan = kernels.Plan(
+        user_emb=_frozen(user_emb),
+        item_emb=_frozen(item_emb),
+        active=_frozen(active),
+        weights=_frozen(none if weights is None else weights),
+        offsets=_frozen(offsets),
+        ids=_frozen(np.empty(0, np.int64) if candidate_ids is None else candidate_ids),
+        shifts=_frozen(np.append(np.sort(shifts), 0)),
+        gamma=float(gamma),
+        margin=float(margin),
+        t=float(t),
+        inverse_count=1.0 / counted if counted else 0.0,
+        max_offset=float(offsets.max()) if offsets.size else 0.0,
+        normalise=not embed_normed,
+        with_grad=with_grad,
+        with_scalars=with_scalar_grad,
+        tile_rows=tile_rows,
+        row_losses=np.zeros(batch_size if want_row_losses else 0, dtype),
+        tile_sums=np.zeros((num_tiles, 4)),
+        grad_user=_aligned((batch_size, dim) if with_grad else (0, 0), dtype),
+        grad_item=_aligned((batch_size, dim) if with_grad else (0, 0), dtype),
+        **scratch,
+    )
+    counters = np.zeros(64, np.int64)
+    arguments = (plan, (0,) * group, (0,) * lanes, counters)
+    if (dtype, group) in _compiled:
+        run = _run()
+        threads.start_helpers(lambda worker: run(*arguments, worker), num_threads - 1)
+        run(*arguments, 0)
+    else:
+        _run_first(*arguments, 0)
+        _compiled.add((dtype, group))
+    _arena.give_back(block)
+    totals = plan.tile_sums.sum(axis=0)
+    return Result(
+        loss=np.asarray(totals[0], dtype),
+        grad_user=plan.grad_user,
+        grad_item=plan.grad_item,
+        grad_weights=plan.row_losses * dtype.type(plan.inverse_count) if want_row_losses else none,
+        grad_scalars=totals[1:].astype(dtype) if with_scalar_grad else none,
+    )

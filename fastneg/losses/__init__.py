@@ -1,0 +1,1 @@
+"""The public losses, one module each."""

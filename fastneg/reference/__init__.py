@@ -1,0 +1,9 @@
+"""The losses in plain TensorFlow, with the signatures of the fused ones.
+
+They document the mathematics, serve where nothing faster can run (XLA, second derivatives), and are
+what the fused forms are tested and measured against.
+"""
+
+from fastneg.reference.rolled_softmax import softmax_loss_with_negative_mining
+
+__all__ = ["softmax_loss_with_negative_mining"]

@@ -1,0 +1,213 @@
+"""The rolled SV-softmax loss in plain TensorFlow."""
+
+import math
+from typing import Any
+
+import tensorflow as tf
+
+from fastneg import validation
+from fastneg._tensorflow import in_xla
+from fastneg.losses.rolled_softmax_inputs import prepare
+from fastneg.reference.rolled_softmax_checks import checked, is_valid
+
+_SMALLEST_SQUARED_NORM = 1e-12
+_SMALLEST_PROBABILITY = 1e-9
+
+
+def softmax_loss_with_negative_mining(
+    user_emb: Any,
+    item_emb: Any,
+    labels: Any,
+    num_negative_samples: int = 4,
+    embed_normed: bool = False,
+    weights: Any = 1.0,
+    gamma: Any = 1.0,
+    margin: Any = 0,
+    t: Any = 1,
+    seed: int | None = None,
+    *,
+    shifts: Any = None,
+    candidate_sampling_probability: Any = None,
+    candidate_ids: Any = None,
+    name: str | None = None,
+) -> tf.Tensor:
+    """`fastneg.softmax_loss_with_negative_mining` in plain TensorFlow.
+
+    The fused function describes the arguments. Unlike it, this one has derivatives of every order.
+
+    Args:
+        user_emb: See the fused function.
+        item_emb: See the fused function.
+        labels: See the fused function.
+        num_negative_samples: See the fused function.
+        embed_normed: See the fused function.
+        weights: See the fused function.
+        gamma: See the fused function.
+        margin: See the fused function.
+        t: See the fused function.
+        seed: See the fused function.
+        shifts: See the fused function.
+        candidate_sampling_probability: See the fused function.
+        candidate_ids: See the fused function.
+        name: See the fused function.
+
+    Returns:
+        The scalar loss.
+    """
+    with tf.name_scope(name or "softmax_loss_with_negative_mining"):
+        inputs = prepare(
+            user_emb,
+            item_emb,
+            labels,
+            num_negative_samples,
+            weights,
+            gamma,
+            margin,
+            t,
+            seed,
+            shifts,
+            candidate_sampling_probability,
+            candidate_ids,
+        )
+        loss = rolled_softmax(
+            inputs.user_emb,
+            inputs.item_emb,
+            inputs.labels,
+            inputs.shifts,
+            embed_normed=bool(embed_normed),
+            weights=inputs.weights,
+            gamma=inputs.gamma,
+            margin=inputs.margin,
+            t=inputs.t,
+            candidate_sampling_probability=inputs.candidate_sampling_probability,
+            candidate_ids=inputs.candidate_ids,
+        )
+        return loss * inputs.loss_factor
+
+
+def rolled_softmax(
+    user_emb: tf.Tensor,
+    item_emb: tf.Tensor,
+    labels: tf.Tensor,
+    shifts: tf.Tensor,
+    *,
+    embed_normed: bool,
+    weights: tf.Tensor | None,
+    gamma: float | tf.Tensor,
+    margin: float | tf.Tensor,
+    t: float | tf.Tensor,
+    candidate_sampling_probability: tf.Tensor | None,
+    candidate_ids: tf.Tensor | None,
+) -> tf.Tensor:
+    """The composition itself: `fastneg.backends.RolledSoftmax`."""
+    # XLA can neither raise nor handle shapes that depend on values: there invalid input makes the
+    # loss NaN, and rows that are not used are masked instead of dropped.
+    masked = in_xla()
+    if not masked:
+        user_emb, item_emb, labels, shifts = checked(
+            user_emb,
+            item_emb,
+            labels,
+            shifts,
+            {"weights": weights},
+            {
+                "candidate_sampling_probability": candidate_sampling_probability,
+                "candidate_ids": candidate_ids,
+            },
+            {"gamma": gamma, "margin": margin, "t": t},
+        )
+    select = _mask_rows if masked else _drop_rows
+
+    dtype = validation.compute_dtype(user_emb.dtype)
+    user_emb = tf.ensure_shape(user_emb, [None, None])
+    item_emb = tf.ensure_shape(item_emb, [None, None])
+    batch_size = tf.shape(user_emb)[0]
+    modulus = tf.cast(tf.maximum(batch_size, 1), tf.int64)
+    steps = tf.cast(shifts % modulus, tf.int32)
+    counted = tf.reshape(labels if labels.dtype == tf.bool else labels > 0, [-1])
+
+    def row_losses(used: tf.Tensor) -> tf.Tensor:
+        """Losses of the rows where `used`, and what `select` puts in the place of the others."""
+        rows = select(used)
+        candidates = tf.concat([rows[:, None], (rows[:, None] - steps) % batch_size], axis=1)
+        if masked:
+            candidates = tf.where(rows[:, None] < batch_size, candidates, batch_size)
+        # What no used row needs is 0 before anything is computed with it: else NaN in it would come
+        # back as 0 * NaN in a gradient.
+        users = tf.cast(_zero_unless(used, user_emb), dtype)
+        items = tf.cast(_zero_unless(_occurs(candidates, batch_size), item_emb), dtype)
+        if not embed_normed:
+            users, items = _l2_normalize(users), _l2_normalize(items)
+        cosines = tf.einsum("pd,pcd->pc", _take(users, rows), _take(items, candidates))
+
+        positive = cosines[:, :1] - margin
+        negatives = cosines[:, 1:]
+        negatives = tf.where(positive - negatives < 0, t * negatives + t - 1, negatives)
+        logits = gamma * tf.concat([positive, negatives], axis=1)
+        if candidate_sampling_probability is not None:
+            probability = tf.maximum(candidate_sampling_probability, _SMALLEST_PROBABILITY)
+            logits -= tf.stop_gradient(_take(tf.math.log(probability), candidates))
+        if candidate_ids is not None:
+            ids = _take(candidate_ids, candidates)
+            hit = tf.pad(ids[:, 1:] == ids[:, :1], [[0, 0], [1, 0]])
+            logits = tf.where(hit, tf.constant(-math.inf, dtype), logits)
+        # logsumexp(logits) - logits[:, 0], in the form that loses no digits when it is small.
+        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(tf.zeros_like(rows), logits)
+        return _zero_unless(rows < batch_size, losses) if masked else losses
+
+    if weights is None:
+        num_rows = tf.math.count_nonzero(counted, dtype=dtype)
+        total = tf.reduce_sum(row_losses(counted))
+    else:
+        weights = tf.reshape(weights, [-1])
+        weighted = counted & (weights != 0)
+        num_rows = tf.math.count_nonzero(weighted, dtype=dtype)
+        total = tf.reduce_sum(
+            _take(_zero_unless(weighted, weights), select(weighted)) * row_losses(weighted)
+        )
+        # Rows of weight 0 add nothing but the gradient of their weight, which is their loss.
+        unweighted = counted & (weights == 0)
+        total += tf.reduce_sum(
+            tf.math.multiply_no_nan(
+                tf.stop_gradient(row_losses(unweighted)),
+                _take(_zero_unless(unweighted, weights), select(unweighted)),
+            )
+        )
+    loss = tf.math.divide_no_nan(total, num_rows)
+    if masked:
+        loss = tf.where(is_valid(user_emb, shifts), loss, tf.constant(math.nan, dtype))
+    return loss
+
+
+def _drop_rows(used: tf.Tensor) -> tf.Tensor:
+    """Indices of the used rows."""
+    return tf.cast(tf.where(used)[:, 0], tf.int32)
+
+
+def _mask_rows(used: tf.Tensor) -> tf.Tensor:
+    """Indices of the used rows, with B, which names no row, in the place of the others."""
+    batch_size = tf.size(used)
+    return tf.where(used, tf.range(batch_size), batch_size)
+
+
+def _take(values: tf.Tensor, indices: tf.Tensor) -> tf.Tensor:
+    """Rows of `values`; the index B, which only `_mask_rows` gives, takes a row of zeros."""
+    if in_xla():
+        values = tf.concat([values, tf.zeros_like(values[:1])], axis=0)
+    return tf.gather(values, indices)
+
+
+def _zero_unless(used: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
+    """`values` with zeros in the rows that are not used."""
+    mask = used[:, None] if values.shape.rank == 2 else used
+    return tf.where(mask, values, tf.zeros([], values.dtype))
+
+
+def _occurs(indices: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
+    """Which of 0 .. size - 1 occur in `indices`, whose values are 0 .. size."""
+    counts = tf.scatter_nd(indices[..., None], tf.ones_like(indices), [size + 1])
+    return counts[:size] > 0
+
+
+def _l2_normalize(rows: tf.Tensor) -> tf.Tensor:
+    return tf.nn.l2_normalize(rows, axis=-1, epsilon=_SMALLEST_SQUARED_NORM)

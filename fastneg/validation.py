@@ -1,0 +1,179 @@
+"""Checks of arguments that need no values: types, dtypes and static shapes.
+
+Every message states the requirement and then what was received. What is not known while a graph is
+traced is left to the backends, which see every shape and value.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+_EMBEDDING_DTYPES = frozenset({tf.float16, tf.bfloat16, tf.float32, tf.float64})
+_FLOAT_DTYPES = _EMBEDDING_DTYPES
+_INTEGER_DTYPES = frozenset(
+    {tf.int8, tf.uint8, tf.int16, tf.uint16, tf.int32, tf.uint32, tf.int64, tf.uint64}
+)
+_REAL_DTYPES = _FLOAT_DTYPES | _INTEGER_DTYPES
+# uint64 is left out: its values do not fit the int64 that shifts are computed in.
+_SHIFT_DTYPES = _INTEGER_DTYPES - {tf.uint64}
+
+
+def compute_dtype(embedding_dtype: tf.DType) -> tf.DType:
+    """Returns the dtype of arithmetic, losses and scalar arguments for embeddings of a dtype."""
+    return tf.float64 if embedding_dtype == tf.float64 else tf.float32
+
+
+def to_tensor(name: str, value: Any, dtype_hint: tf.DType | None = None) -> tf.Tensor:
+    """Converts an argument, naming it if it cannot be converted."""
+    if isinstance(value, tf.Tensor):
+        return value
+    try:
+        # A hint would also truncate floating-point arrays to integers, so only lists get it.
+        hint = None if hasattr(value, "dtype") else dtype_hint
+        return tf.convert_to_tensor(value, dtype_hint=hint)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"`{name}` must be convertible to a tensor. Received: {value!r}."
+        ) from error
+
+
+def embedding_pair(
+    left_name: str, left: Any, right_name: str, right: Any
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Checks two embedding matrices [B, D] of one dtype and shape."""
+    left = to_tensor(left_name, left)
+    right = to_tensor(right_name, right, dtype_hint=left.dtype)
+    for name, value in ((left_name, left), (right_name, right)):
+        if value.dtype not in _EMBEDDING_DTYPES:
+            raise ValueError(
+                f"`{name}` must be float16, bfloat16, float32 or float64. "
+                f"Received: {value.dtype.name}."
+            )
+        if value.shape.rank not in (2, None):
+            raise ValueError(
+                f"`{name}` must have rank 2, [batch_size, embedding_dim]. "
+                f"Received: {_text(value.shape)}."
+            )
+    if left.dtype != right.dtype:
+        raise ValueError(
+            f"`{right_name}` must have the dtype of `{left_name}`, {left.dtype.name}. "
+            f"Received: {right.dtype.name}."
+        )
+    if not right.shape.is_compatible_with(left.shape):
+        raise ValueError(
+            f"`{right_name}` must have the shape of `{left_name}`, {_text(left.shape)}. "
+            f"Received: {_text(right.shape)}."
+        )
+    return left, right
+
+
+def static_batch_size(*tensors: tf.Tensor | None) -> int | None:
+    """Returns the first dimension of the first tensor that has it static."""
+    for tensor in tensors:
+        if tensor is not None and tensor.shape.rank and tensor.shape[0] is not None:
+            return int(tensor.shape[0])
+    return None
+
+
+def labels(name: str, value: Any) -> tf.Tensor:
+    """Checks labels of any real dtype or bool; their shape is for `per_row`."""
+    value = to_tensor(name, value)
+    if value.dtype not in _REAL_DTYPES and value.dtype != tf.bool:
+        raise ValueError(
+            f"`{name}` must be bool, integer or floating point. Received: {value.dtype.name}."
+        )
+    return value
+
+
+def real_tensor(name: str, value: Any, dtype: tf.DType) -> tf.Tensor:
+    """Checks a real tensor and casts it to the compute dtype."""
+    value = to_tensor(name, value, dtype_hint=dtype)
+    if value.dtype == dtype:
+        return value
+    if value.dtype not in _REAL_DTYPES:
+        raise ValueError(f"`{name}` must be a real number. Received: {value.dtype.name}.")
+    return tf.cast(value, dtype)
+
+
+def integer_ids(name: str, value: Any) -> tf.Tensor:
+    """Checks integer ids and casts them to int64, which keeps different ids different."""
+    value = to_tensor(name, value, dtype_hint=tf.int64)
+    if value.dtype not in _INTEGER_DTYPES:
+        raise ValueError(f"`{name}` must be integers. Received: {value.dtype.name}.")
+    return value if value.dtype == tf.int64 else tf.cast(value, tf.int64)
+
+
+def per_row(
+    name: str, value: tf.Tensor, batch_size: int | None, *, allow_column: bool = False
+) -> None:
+    """Checks the static shape [B], or [B, 1] where a column is allowed."""
+    rank = value.shape.rank
+    if rank is None:
+        return
+    fits = rank == 1 or (allow_column and rank == 2 and value.shape[1] in (1, None))
+    if fits and (batch_size is None or value.shape[0] in (batch_size, None)):
+        return
+    size = "batch_size" if batch_size is None else batch_size
+    expected = f"[{size}] or [{size}, 1]" if allow_column else f"[{size}]"
+    raise ValueError(f"`{name}` must have shape {expected}. Received: {_text(value.shape)}.")
+
+
+def is_number(value: Any) -> bool:
+    """Whether `value` is a constant of Python or NumPy, and not a tensor."""
+    return isinstance(value, (int, float, np.number, np.bool_)) or (
+        isinstance(value, np.ndarray) and value.ndim == 0
+    )
+
+
+def number(name: str, value: Any) -> float:
+    """Checks a constant: it must be real and finite."""
+    try:
+        result = float(value)
+    except (TypeError, ValueError, OverflowError):
+        result = math.nan
+    if not math.isfinite(result):
+        raise ValueError(f"`{name}` must be a finite number. Received: {value!r}.")
+    return result
+
+
+def number_or_scalar(name: str, value: Any, dtype: tf.DType) -> float | tf.Tensor:
+    """Returns a checked Python float for a constant, else a scalar tensor of the compute dtype."""
+    if is_number(value):
+        return number(name, value)
+    tensor = real_tensor(name, value, dtype)
+    if tensor.shape.rank not in (0, None):
+        raise ValueError(f"`{name}` must be a scalar. Received: {_text(tensor.shape)}.")
+    return tensor
+
+
+def num_negatives(name: str, value: Any, batch_size: int | None) -> int:
+    """Checks 1 <= K < B; an empty batch takes any K."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
+        raise ValueError(f"`{name}` must be a Python integer. Received: {value!r}.")
+    if value < 1 or (batch_size and value >= batch_size):
+        size = "" if batch_size is None else f", {batch_size}"
+        raise ValueError(
+            f"`{name}` must be at least 1 and less than the batch size{size}. Received: {value}."
+        )
+    return int(value)
+
+
+def shifts(name: str, value: Any) -> tf.Tensor:
+    """Checks integer shifts [K] and casts them to int64."""
+    value = to_tensor(name, value, dtype_hint=tf.int64)
+    if value.dtype not in _SHIFT_DTYPES:
+        raise ValueError(
+            f"`{name}` must be integers of at most 64 bits, signed if 64. "
+            f"Received: {value.dtype.name}."
+        )
+    if value.shape.rank not in (1, None):
+        raise ValueError(
+            f"`{name}` must have rank 1, [num_negatives]. Received: {_text(value.shape)}."
+        )
+    return value if value.dtype == tf.int64 else tf.cast(value, tf.int64)
+
+
+def _text(shape: tf.TensorShape) -> str:
+    return "unknown rank" if shape.rank is None else str(shape.as_list())

@@ -1,0 +1,113 @@
+"""The rolled SV-softmax loss and its gradients in float64 NumPy, written from the formulas.
+
+Independent of the package: nothing here is imported from it, and nothing in it from here.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Array = NDArray[np.float64]
+
+
+class Truth(NamedTuple):
+    """The loss and its derivatives."""
+
+    loss: float
+    grad_user: Array
+    grad_item: Array
+    grad_weights: Array
+    grad_gamma: float
+    grad_margin: float
+    grad_t: float
+
+
+def rolled_softmax(
+    user_emb: Any,
+    item_emb: Any,
+    labels: ArrayLike,
+    shifts: ArrayLike,
+    *,
+    embed_normed: bool = False,
+    weights: ArrayLike = 1.0,
+    gamma: float = 1.0,
+    margin: float = 0.0,
+    t: float = 1.0,
+    candidate_sampling_probability: Any = None,
+    candidate_ids: Any = None,
+) -> Truth:
+    """Row by row: cosines, logits, softmax, and back."""
+    user_emb, item_emb = _float64(user_emb), _float64(item_emb)
+    batch_size = len(user_emb)
+    labels = np.reshape(_float64(labels), -1)
+    weights = np.broadcast_to(np.reshape(_float64(weights), -1), batch_size)
+    users, items = user_emb, item_emb
+    if not embed_normed:
+        users, items = _normalize(user_emb), _normalize(item_emb)
+    log_q = np.zeros(batch_size)
+    if candidate_sampling_probability is not None:
+        log_q = np.log(np.maximum(_float64(candidate_sampling_probability), 1e-9))
+
+    counted = labels > 0
+    num_rows = np.count_nonzero(counted & (weights != 0))
+    loss = grad_gamma = grad_margin = grad_t = 0.0
+    grad_users, grad_items = np.zeros_like(users), np.zeros_like(items)
+    grad_weights = np.zeros(batch_size)
+    for i in np.flatnonzero(counted) if num_rows else []:
+        rolled = np.array([(i - int(shift)) % batch_size for shift in np.ravel(shifts)])
+        if candidate_ids is not None:
+            rolled = rolled[np.asarray(candidate_ids)[rolled] != np.asarray(candidate_ids)[i]]
+        candidates = np.concatenate([[i], rolled])
+        cosines = items[candidates] @ users[i]
+        positive = cosines[0] - margin
+        hard = positive - cosines < 0
+        hard[0] = False
+        scores = np.where(hard, t * cosines + t - 1, cosines)
+        scores[0] = positive
+        logits = gamma * scores - log_q[candidates]
+        highest = logits.max()
+        exponentials = np.exp(logits - highest)
+        total, others = exponentials.sum(), exponentials[1:].sum()
+        # Neither a loss nor a gradient close to 0 may come from a difference of numbers close to 1.
+        row_loss = (
+            np.log1p(others / exponentials[0])
+            if exponentials[0] > 1e-300
+            else (np.log(total) - (logits[0] - highest))
+        )
+        grad_weights[i] = row_loss / num_rows
+        if weights[i] == 0:
+            continue
+
+        loss += weights[i] * row_loss / num_rows
+        grad_logits = exponentials / total
+        grad_logits[0] = -others / total
+        grad_logits *= weights[i] / num_rows
+        grad_gamma += grad_logits @ scores
+        grad_margin -= gamma * grad_logits[0]
+        grad_t += gamma * grad_logits[hard] @ (cosines[hard] + 1)
+        grad_cosines = gamma * grad_logits * np.where(hard, t, 1)
+        grad_users[i] = grad_cosines @ items[candidates]
+        np.add.at(grad_items, candidates, grad_cosines[:, None] * users[i])
+    if not embed_normed:
+        grad_users = _normalize_gradient(user_emb, grad_users)
+        grad_items = _normalize_gradient(item_emb, grad_items)
+    return Truth(loss, grad_users, grad_items, grad_weights, grad_gamma, grad_margin, grad_t)
+
+
+def _float64(values: Any) -> Array:
+    return np.asarray(values).astype(np.float64)
+
+
+def _normalize(rows: Array) -> Array:
+    return rows / np.sqrt(np.maximum((rows**2).sum(axis=1, keepdims=True), 1e-12))
+
+
+def _normalize_gradient(rows: Array, grads: Array) -> Array:
+    """The gradient with respect to rows, given that with respect to normalised rows."""
+    used = grads.any(axis=1, keepdims=True)
+    squares = (rows**2).sum(axis=1, keepdims=True)
+    norms = np.sqrt(np.maximum(squares, 1e-12))
+    unit = rows / norms
+    radial = np.where(squares > 1e-12, (unit * grads).sum(axis=1, keepdims=True), 0.0)
+    return np.where(used, (grads - unit * radial) / norms, 0.0)

@@ -1,0 +1,307 @@
+"""The two-tower example: a small run from end to end, and its parts."""
+
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+os.environ["KERAS_BACKEND"] = "tensorflow"
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
+
+import keras
+import tensorflow as tf
+import two_tower
+from retrieval import (
+    breakdown,
+    clicks,
+    interactions,
+    lazy_adam,
+    memory,
+    model,
+    picture,
+    ranking,
+    training,
+)
+
+import fastneg
+
+HAVE_MATPLOTLIB = importlib.util.find_spec("matplotlib") is not None
+PNG_MAGIC = b"\x89PNG"
+BESIDE_REPOSITORY = Path(__file__).resolve().parents[2] / "shared" / "data"
+DATA_DIR = Path(os.environ.get("FASTNEG_DATA_DIR", BESIDE_REPOSITORY))
+
+
+def real_data(relative_path: str) -> Path:
+    """The path of a real data file, or a visible skip."""
+    path = DATA_DIR / relative_path
+    if not path.exists():
+        pytest.skip(f"{path} is absent (set FASTNEG_DATA_DIR to run this test)")
+    return path
+
+
+@pytest.fixture
+def ratings_csv(tmp_path):
+    """40 users who rate 30 of 60 movies each, in the order of the time stamps."""
+    rng = np.random.default_rng(3)
+    rows = [
+        f"{7 * user + 5},{100 + movie},{rating:.1f},{1000 * user + position}"
+        for user in range(40)
+        for position, (movie, rating) in enumerate(
+            zip(rng.permutation(60)[:30], rng.choice([1.0, 3.5, 4.0, 5.0], 30), strict=True)
+        )
+    ]
+    path = tmp_path / "ratings.csv"
+    path.write_text("userid,movieid,rating,timestamp\n" + "\n".join(rows) + "\n")
+    return path
+
+
+def write_csr(path, **changes):
+    """Three users with 3, 0 and 2 items of four, one held out for each that has any."""
+    arrays = {
+        "train_indptr": np.array([0, 3, 3, 5]),
+        "train_indices": np.array([0, 1, 3, 2, 0], np.int32),
+        "train_is_valid": np.array([False, True, False, True, False]),
+        "n_users": np.int64(3),
+        "n_items": np.int64(4),
+    }
+    arrays.update(changes)
+    np.savez(path, **{key: value for key, value in arrays.items() if value is not None})
+    return path
+
+
+class TestWholeProgram:
+    """`python examples/two_tower.py`, in this process."""
+
+    def options(self, ratings_csv, *more):
+        small = [
+            "--negatives",
+            "5",
+            "--epochs",
+            "2",
+            "--batch-size",
+            "64",
+            "--width",
+            "8",
+            "--evaluations",
+            "2",
+        ]
+        output = str(ratings_csv.parent / "curves.png")
+        return ["--interactions", str(ratings_csv), *small.split(), "--output", output, *more]
+
+    @pytest.fixture(autouse=True)
+    def _be_quick(self, monkeypatch):
+        monkeypatch.setattr(breakdown, "_SECONDS_PER_STAGE", 0.01)
+
+    def test_prints_both_losses_and_draws(self, ratings_csv, capsys):
+        two_tower.main(self.options(ratings_csv, "--negatives", "3", "17"))
+        printed = capsys.readouterr().out
+        assert printed.count("plain TensorFlow") == printed.count("fastneg ") == 4
+        for words in ("Recall@20", "NDCG@20", "ms per step", "the loss curves differ by at most"):
+            assert words in printed
+        if HAVE_MATPLOTLIB:
+            assert (ratings_csv.parent / "curves.png").read_bytes().startswith(PNG_MAGIC)
+
+    def test_time_limit_ends_the_plain_training_and_is_told(self, ratings_csv, capsys):
+        two_tower.main(self.options(ratings_csv, "--time-limit", "1e-9", "--no-logq"))
+        printed = capsys.readouterr().out
+        assert "1 of 34" in printed
+        assert "no logQ correction" in printed
+        assert (ratings_csv.parent / "curves.png").exists() == HAVE_MATPLOTLIB
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (["--negatives", "64"], "--negatives must lie in 1 .. batch size - 1 = 63"),
+            (["--negatives", "0"], "--negatives must lie in 1"),
+            (["--batch-size", "1"], "--batch-size must be at least 2"),
+            (["--batch-size", "9999"], "--batch-size must be at most the number of training rows"),
+            (["--epochs", "0"], "--epochs must be at least 1. Received: 0"),
+            (["--width", "-3"], "--width must be at least 1. Received: -3"),
+            (["--gamma", "nan"], "--gamma must be a finite number above 0. Received: nan"),
+            (["--learning-rate", "0"], "--learning-rate must be a finite number above 0"),
+            (["--time-limit", "-1"], "--time-limit must be a finite number above 0"),
+            (["--seed", "-1"], "--seed must be 0 or more"),
+            (["--output", "curves.jpg"], "--output must name a .png file"),
+            (["--output", "no/such/folder/curves.png"], "--output must name a .png file"),
+            (["--backend", "cuda"], "invalid choice: 'cuda'"),
+            (["--interactions", "no_such.csv"], "--interactions: "),
+            (["--interactions", "data.parquet"], "must be a .csv or .npz file"),
+        ],
+    )
+    def test_bad_arguments_say_what_is_wanted(self, ratings_csv, capsys, arguments, message):
+        with pytest.raises(SystemExit) as stop:
+            two_tower.main(self.options(ratings_csv, *arguments))
+        assert stop.value.code == 2
+        assert message in capsys.readouterr().err
+
+
+class TestInteractions:
+    """Readers of ratings.csv and CSR files, and the generator."""
+
+    def test_csv_holds_out_the_latest_clicks(self, tmp_path):
+        path = tmp_path / "ratings.csv"
+        ten_clicks = [f"{movie},1,5,{100 - movie}" for movie in range(10)]
+        lines = ["movieId,userId,rating,timestamp", *ten_clicks, "50,1,2.5,999", "3,2,4,5"]
+        path.write_text("\n".join(lines))
+        data = interactions.read_ratings_csv(path)
+        assert (data.num_users, data.num_items) == (2, 11)
+        np.testing.assert_array_equal(sorted(data.held_out_items), [0, 1])
+        np.testing.assert_array_equal(data.held_out_users, [0, 0])
+        assert len(data.users) == 10
+        np.testing.assert_array_equal(data.labels, [1] * 8 + [0, 1])
+        np.testing.assert_allclose(data.item_share().sum(), 1.0, rtol=1e-6)
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ("", "Received: an empty file"),
+            ("user,item\n1,2\n", "must have the columns userid, movieid, rating, timestamp"),
+            ("userid,movieid,rating,timestamp\n1,2,good,4\n", "must hold numbers only"),
+            ("userid,movieid,rating,timestamp\n1,2,5,4\n", "must hold training rows and held-out"),
+        ],
+    )
+    def test_csv_errors(self, tmp_path, text, message):
+        path = tmp_path / "ratings.csv"
+        path.write_text(text)
+        with pytest.raises(ValueError, match=message):
+            interactions.load(path)
+
+    def test_csr_marks_are_held_out(self, tmp_path):
+        data = interactions.load(write_csr(tmp_path / "data.npz"))
+        np.testing.assert_array_equal(data.users, [0, 0, 2])
+        np.testing.assert_array_equal(data.items, [0, 3, 0])
+        np.testing.assert_array_equal(data.held_out_users, [0, 2])
+        np.testing.assert_array_equal(data.held_out_items, [1, 2])
+        np.testing.assert_allclose(data.item_share(), [2 / 3, 0, 0, 1 / 3], rtol=1e-6)
+
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"train_indptr": None}, "must hold the arrays train_indptr"),
+            ({"train_indptr": np.array([0, 3, 5])}, r"n_users \+ 1 = 4 entries"),
+            ({"train_indptr": np.array([0, 3, 2, 5])}, "must rise from 0"),
+            ({"train_is_valid": np.array([True])}, r"Received: shapes \(5,\) and \(1,\)"),
+            ({"n_items": np.int64(3)}, r"must lie in 0 .. n_items - 1 = 2. Received: 0 .. 3"),
+        ],
+    )
+    def test_csr_errors(self, tmp_path, changes, message):
+        with pytest.raises(ValueError, match=message):
+            interactions.load(write_csr(tmp_path / "data.npz", **changes))
+
+    def test_generated_clicks_are_distinct_and_skewed(self):
+        data = clicks.generate_clicks(num_users=200, num_items=300, clicks_per_user=20, seed=1)
+        users = np.concatenate([data.users, data.held_out_users])
+        items = np.concatenate([data.items, data.held_out_items])
+        assert len(np.unique(users.astype(np.int64) * 300 + items)) == 200 * 20
+        share = np.sort(data.item_share())[::-1]
+        assert share[:30].sum() > 3 * share[150:180].sum()
+        again = clicks.generate_clicks(num_users=200, num_items=300, clicks_per_user=20, seed=1)
+        np.testing.assert_array_equal(data.items, again.items)
+
+    @pytest.mark.parametrize(
+        ("path", "sizes"),
+        [
+            ("ml-latest-small/ratings.csv", (610, 9724, 100_836)),
+            ("gowalla/gowalla_train.npz", (29_858, 40_981, 810_128)),
+        ],
+    )
+    def test_real_data(self, path, sizes):
+        data = interactions.load(real_data(path))
+        rows = len(data.users) + len(data.held_out_users)
+        assert (data.num_users, data.num_items, rows) == sizes
+
+
+class TestRanking:
+    """Recall and NDCG against sorting everything."""
+
+    def test_agrees_with_a_full_sort(self):
+        data = clicks.generate_clicks(num_users=70, num_items=101, clicks_per_user=40, seed=2)
+        rng = np.random.default_rng(0)
+        users, items = rng.standard_normal((70, 6)), rng.standard_normal((101, 6))
+        quality = ranking.RankingEvaluator(data)(users.astype("f4"), items.astype("f4"))
+        scores = users @ (items / np.linalg.norm(items, axis=1, keepdims=True)).T
+        scores[data.users, data.items] = -np.inf
+        recall, ndcg = [], []
+        for user in range(70):
+            held_out = set(data.held_out_items[data.held_out_users == user])
+            hits = [item in held_out for item in np.argsort(-scores[user])[:20]]
+            gains = [1 / np.log2(rank + 2) for rank in range(20)]
+            recall.append(sum(hits) / len(held_out))
+            ndcg.append(np.dot(hits, gains) / sum(gains[: len(held_out)]))
+        assert quality.recall == pytest.approx(np.mean(recall))
+        assert quality.ndcg == pytest.approx(np.mean(ndcg))
+
+    @pytest.mark.parametrize("num_columns", [32, 64, 4000])
+    def test_top_k_columns(self, num_columns):
+        scores = np.random.default_rng(1).standard_normal((9, num_columns)).astype("f4")
+        expected = np.argsort(-scores, axis=1)[:, :20]
+        np.testing.assert_array_equal(ranking.top_k_columns(scores, 20), expected)
+
+
+class TestLazyAdam:
+    """The optimiser that leaves rows alone which a batch does not show."""
+
+    def test_is_adam_where_every_row_is_shown(self):
+        start = np.random.default_rng(0).standard_normal((5, 3)).astype("f4")
+        lazy, dense = (keras.Variable(start) for _ in range(2))
+        optimizers = [lazy_adam.LazyAdam(0.1), keras.optimizers.Adam(0.1)]
+        indices = tf.constant([4, 0, 1, 2, 3, 3, 0])
+        for step in range(4):
+            values = tf.random.stateless_normal([7, 3], [1, step])
+            slices = tf.IndexedSlices(values, indices, tf.constant([5, 3]))
+            optimizers[0].apply([slices], [lazy])
+            optimizers[1].apply([tf.convert_to_tensor(slices)], [dense])
+        np.testing.assert_allclose(lazy.numpy(), dense.numpy(), rtol=1e-5, atol=1e-6)
+
+    def test_leaves_other_rows_alone(self):
+        variable = keras.Variable(np.ones((4, 2), "f4"))
+        optimizer = lazy_adam.LazyAdam(0.1)
+        for rows in ([0, 1], [1]):
+            values = tf.ones([len(rows), 2])
+            optimizer.apply([tf.IndexedSlices(values, tf.constant(rows))], [variable])
+        changed = np.any(variable.numpy() != 1, axis=1)
+        np.testing.assert_array_equal(changed, [True, True, False, False])
+
+
+def small_model(loss_function, num_negatives=7):
+    """A compiled model of 30 users and 20 items."""
+    sizes = {"num_users": 30, "num_items": 20, "width": 6, "num_negatives": num_negatives}
+    towers = model.TwoTower(loss_function, **sizes, gamma=5.0, item_share=None, seed=4)
+    towers.compile(optimizer=lazy_adam.LazyAdam(0.01), jit_compile=False)
+    return towers
+
+
+def test_keras_fit_trains_the_model():
+    rng = np.random.default_rng(0)
+    users, items = rng.integers(0, 30, 250), rng.integers(0, 20, 250)
+    rows = tf.data.Dataset.from_tensor_slices((users, items, np.ones(250, "f4"))).batch(50)
+    towers = small_model(fastneg.softmax_loss_with_negative_mining)
+    losses = towers.fit(rows, epochs=5, verbose=0).history["loss"]
+    assert losses[-1] < losses[0]
+
+
+def test_peak_memory_counts_what_is_freed_again():
+    peak = memory.PeakMemory()
+    with peak.watch():
+        np.ones(16 << 20, np.float32)
+    if peak.mib is None:
+        pytest.skip("this system does not tell peak memory")
+    assert 60 < peak.mib < 90
+
+
+def test_checkpoints_are_spread_to_the_end():
+    epochs = training.Schedule(4, num_epochs=30, num_checkpoints=10, seed=0).checkpoint_epochs()
+    assert sorted(epochs) == list(range(2, 30, 3))
+    assert training.Schedule(4, num_epochs=2, num_checkpoints=9, seed=0).checkpoint_epochs() == {
+        0,
+        1,
+    }
+
+
+def test_picture_is_optional(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(ModuleNotFoundError):
+        picture.draw([], "title", tmp_path / "curves.png")
