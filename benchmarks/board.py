@@ -11,6 +11,7 @@ from measure import MachineLimits
 from workloads import Workload, make_inputs
 
 MIB = 2**20
+BASELINE_KINDS = ("TensorFlow form", "peer")
 
 
 @dataclasses.dataclass
@@ -47,9 +48,9 @@ class Board:
         """The median time, if there is one."""
         return self.cell(workload, contender).time_ms
 
-    def best_baseline(self, workload: Workload) -> str | None:
-        """The fastest contender that is not fastneg's."""
-        times = {name: self.time_ms(workload, name) for name in self._names("baseline")}
+    def best(self, workload: Workload, kind: str) -> str | None:
+        """The fastest contender of a kind."""
+        times = {name: self.time_ms(workload, name) for name in self._names(kind)}
         timed = {name: time for name, time in times.items() if time is not None}
         return min(timed, key=timed.__getitem__) if timed else None
 
@@ -60,15 +61,17 @@ class Board:
         rows += [
             [f"{name}: ms", *(self._time(w, name) for w in columns)] for name in self.contenders
         ]
-        rows.append(["best baseline", *(self.best_baseline(w) or "-" for w in columns)])
+        for kind in BASELINE_KINDS:
+            rows.append([f"best {kind}", *(self.best(w, kind) or "-" for w in columns)])
         least = [self._least_ms(workload) for workload in columns]
         rows.append(["machine's limit: ms", *map(_number, least)])
         for name in self._names("fastneg"):
             times = [self.time_ms(workload, name) for workload in columns]
             published = [self.time_ms(workload, PUBLISHED) for workload in columns]
-            best = [self.time_ms(w, self.best_baseline(w) or PUBLISHED) for w in columns]
             rows.append([f"published / {name}", *map(_ratio, published, times)])
-            rows.append([f"best baseline / {name}", *map(_ratio, best, times)])
+            for kind in BASELINE_KINDS:
+                best = [self.time_ms(w, self.best(w, kind) or "") for w in columns]
+                rows.append([f"best {kind} / {name}", *map(_ratio, best, times)])
             rows.append([f"limit / {name}", *map(_share, least, times)])
             speedups = [self.cell(workload, name).thread_speedup for workload in columns]
             rows.append(

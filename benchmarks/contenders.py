@@ -17,7 +17,7 @@ import fastneg
 NUM_THREADS = 2
 FASTNEG_BACKENDS = ("native", "numba", "reference")
 PUBLISHED = "published, graph"
-Kind = Literal["baseline", "fastneg", "overhead"]
+Kind = Literal["TensorFlow form", "peer", "fastneg", "overhead"]
 
 # Computes loss, grad_user and grad_item `calls` times over, and returns the last.
 Run = Callable[[int], tuple[Any, Any, Any]]
@@ -132,7 +132,7 @@ def _baseline(formulation: Formulation, jit_compile: bool) -> Contender:
 
     return Contender(
         f"{formulation.name}, {'XLA' if jit_compile else 'graph'}",
-        "baseline",
+        "TensorFlow form",
         build,
         lambda workload: why_skipped(formulation, workload, jit_compile, free_bytes()),
         everywhere=formulation.name in ("published", "looped slices"),
@@ -142,7 +142,7 @@ def _baseline(formulation: Formulation, jit_compile: bool) -> Contender:
 def _peer(name: str, make: Callable[[Inputs, int], Run]) -> Contender:
     return Contender(
         name,
-        "baseline",
+        "peer",
         lambda _, inputs: make(inputs, NUM_THREADS),
         why_stacked_is_skipped,
         everywhere=False,

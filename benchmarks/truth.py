@@ -49,7 +49,8 @@ def compute_truth(inputs: Inputs) -> Truth:
 
     rows = np.arange(batch_size)
     if batch_size > MAX_CHECKED_ROWS:
-        rows = np.random.default_rng(1).choice(batch_size, MAX_CHECKED_ROWS, replace=False)
+        some = np.random.default_rng(1).choice(batch_size, MAX_CHECKED_ROWS, replace=False)
+        rows = np.unique(np.concatenate([rows[:64], some, rows[-64:]]))
     grad_user = weight_positive[rows, None] * item[rows]
     grad_item = weight_positive[rows, None] * user[rows]
     columns = np.arange(len(shifts))
@@ -66,23 +67,22 @@ def compute_truth(inputs: Inputs) -> Truth:
 
 
 def describe_error(truth: Truth, loss: float, grads: tuple[np.ndarray, np.ndarray]) -> str | None:
-    """Says what is wrong with a float32 result, or None if it agrees with the truth.
+    """Says what is wrong with a result, or None if it agrees with the truth.
 
-    The loss must agree to 1e-5 relative, each gradient to 1e-4 of its own root mean square: tens of
-    float32 roundings times gamma, far above honest rounding and far below any mistake. Gradients
-    that come back in a half type are given in that type's own precision by the caller.
+    The loss must agree to 1e-5 relative. An element of a gradient may be off by 1e-4 of its own
+    size plus the gradient's root mean square: some ten times what float32 makes of a gamma of 20,
+    and far below any mistake. A gradient in a half type may have that type's rounding.
     """
     if not np.isclose(loss, truth.loss, rtol=1e-5):
         return f"loss {loss!r} instead of {truth.loss!r}"
     for name, grad, expected in zip(
         ("grad_user", "grad_item"), grads, (truth.grad_user, truth.grad_item), strict=True
     ):
-        got = grad[truth.rows]
-        tolerance = {2: 1e-2, 4: 1e-4, 8: 1e-4}[grad.dtype.itemsize]
-        error = np.abs(got.astype(np.float64) - expected).max()
+        tolerance = 5e-3 if grad.dtype.itemsize == 2 else 1e-4
         size = np.sqrt(np.mean(expected**2))
-        if not error <= tolerance * max(size, np.abs(expected).max()):
-            return f"{name} is off by {error:.2e} where its root mean square is {size:.2e}"
+        errors = np.abs(grad[truth.rows].astype(np.float64) - expected)
+        if not np.all(errors <= tolerance * (size + np.abs(expected))):
+            return f"{name} is off by {errors.max():.2e} where its root mean square is {size:.2e}"
     return None
 
 

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 os.environ["KERAS_BACKEND"] = "tensorflow"
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 
+pytest.importorskip("tensorflow")
 import keras
 import tensorflow as tf
 import two_tower
@@ -76,18 +78,7 @@ class TestWholeProgram:
     """`python examples/two_tower.py`, in this process."""
 
     def options(self, ratings_csv, *more):
-        small = [
-            "--negatives",
-            "5",
-            "--epochs",
-            "2",
-            "--batch-size",
-            "64",
-            "--width",
-            "8",
-            "--evaluations",
-            "2",
-        ]
+        small = "--negatives 5 --epochs 2 --batch-size 64 --width 8 --evaluations 2"
         output = str(ratings_csv.parent / "curves.png")
         return ["--interactions", str(ratings_csv), *small.split(), "--output", output, *more]
 
@@ -98,8 +89,10 @@ class TestWholeProgram:
     def test_prints_both_losses_and_draws(self, ratings_csv, capsys):
         two_tower.main(self.options(ratings_csv, "--negatives", "3", "17"))
         printed = capsys.readouterr().out
-        assert printed.count("plain TensorFlow") == printed.count("fastneg ") == 4
-        for words in ("Recall@20", "NDCG@20", "ms per step", "the loss curves differ by at most"):
+        differences = re.findall(r"the loss curves differ by at most (\S+)", printed)
+        assert len(differences) == 2
+        assert max(map(float, differences)) < 1e-5
+        for words in ("plain TensorFlow", "Recall@20", "NDCG@20", "ms per step", "peak extra MiB"):
             assert words in printed
         if HAVE_MATPLOTLIB:
             assert (ratings_csv.parent / "curves.png").read_bytes().startswith(PNG_MAGIC)
@@ -279,7 +272,7 @@ def test_keras_fit_trains_the_model():
     users, items = rng.integers(0, 30, 250), rng.integers(0, 20, 250)
     rows = tf.data.Dataset.from_tensor_slices((users, items, np.ones(250, "f4"))).batch(50)
     towers = small_model(fastneg.softmax_loss_with_negative_mining)
-    losses = towers.fit(rows, epochs=5, verbose=0).history["loss"]
+    losses = towers.fit(rows, epochs=5, verbose=0, shuffle=False).history["loss"]
     assert losses[-1] < losses[0]
 
 

@@ -32,9 +32,7 @@ enum class DType : int32_t {
 
 // The type that arithmetic, losses and gradients use for embeddings of `dtype`: float64 for float64,
 // float32 for everything narrower.
-constexpr DType ComputeType(DType dtype) {
-  return dtype == DType::kFloat64 ? DType::kFloat64 : DType::kFloat32;
-}
+constexpr DType ComputeType(DType dtype) { return dtype == DType::kFloat64 ? DType::kFloat64 : DType::kFloat32; }
 
 enum class Status : int32_t {
   kOk = 0,

@@ -22,9 +22,9 @@ namespace {
 DType DTypeOf(const py::array& array, const char* name) {
   const std::string dtype = py::str(array.dtype());
   static const std::pair<const char*, DType> kNames[] = {
-      {"bool", DType::kBool},       {"int8", DType::kInt8},       {"uint8", DType::kUInt8},
-      {"int16", DType::kInt16},     {"uint16", DType::kUInt16},   {"int32", DType::kInt32},
-      {"uint32", DType::kUInt32},   {"int64", DType::kInt64},     {"uint64", DType::kUInt64},
+      {"bool", DType::kBool},       {"int8", DType::kInt8},         {"uint8", DType::kUInt8},
+      {"int16", DType::kInt16},     {"uint16", DType::kUInt16},     {"int32", DType::kInt32},
+      {"uint32", DType::kUInt32},   {"int64", DType::kInt64},       {"uint64", DType::kUInt64},
       {"float16", DType::kFloat16}, {"bfloat16", DType::kBFloat16}, {"float32", DType::kFloat32},
       {"float64", DType::kFloat64}};
   for (const auto& [known, value] : kNames) {
@@ -57,8 +57,8 @@ py::array WithContiguousRows(const py::array& array) {
   const bool aligned = reinterpret_cast<uintptr_t>(array.data()) % array.itemsize() == 0;
   const bool rows = array.ndim() < 2 || array.shape(0) <= 1 ||
                     (array.strides(0) >= array.shape(1) * array.itemsize() && array.strides(0) % array.itemsize() == 0);
-  const bool contiguous = array.ndim() == 0 || array.shape(array.ndim() - 1) <= 1 ||
-                          array.strides(array.ndim() - 1) == array.itemsize();
+  const bool contiguous =
+      array.ndim() == 0 || array.shape(array.ndim() - 1) <= 1 || array.strides(array.ndim() - 1) == array.itemsize();
   if (aligned && rows && contiguous && array.dtype().attr("isnative").cast<bool>()) return array;
   const py::module_ numpy = py::module_::import("numpy");
   return numpy.attr("ascontiguousarray")(array, array.dtype().attr("newbyteorder")("="));
@@ -88,8 +88,9 @@ struct FreeDeleter {
                              UnavailableRequestedIsa() + ".");
   }
   if (status == Status::kInvalidSize) {
-    throw py::value_error("`shifts` must hold 1 <= K < batch size values, and the sizes must fit memory. Received: K = " +
-                          std::to_string(args.num_negatives) + ", batch size " + std::to_string(args.batch_size) + ".");
+    throw py::value_error(
+        "`shifts` must hold 1 <= K < batch size values, and the sizes must fit memory. Received: K = " +
+        std::to_string(args.num_negatives) + ", batch size " + std::to_string(args.batch_size) + ".");
   }
   if (status == Status::kUnsupportedDType) {
     throw py::type_error("`user_emb` must be float16, bfloat16, float32 or float64.");
@@ -111,8 +112,9 @@ py::dict PyRolledSoftmax(const py::array& user_emb, const py::array& item_emb, c
   RequireShape(item_emb, "item_emb", {b, d});
   RequireShape(labels, "labels", {b});
   if (DTypeOf(item_emb, "item_emb") != args.dtype) {
-    throw py::type_error("`item_emb` must have the dtype of `user_emb`. Received: " +
-                         std::string(py::str(item_emb.dtype())) + " and " + std::string(py::str(user_emb.dtype())) + ".");
+    throw py::type_error(
+        "`item_emb` must have the dtype of `user_emb`. Received: " + std::string(py::str(item_emb.dtype())) + " and " +
+        std::string(py::str(user_emb.dtype())) + ".");
   }
   const bool is_double = ComputeType(args.dtype) == DType::kFloat64;
   const char* compute = is_double ? "float64" : "float32";

@@ -38,7 +38,8 @@ double MeasureFmaPeak(double seconds) {
 
 // Reading a buffer of `bytes` again and again, in 1e9 bytes a second: the best of `seconds` of trying.
 double MeasureReadBandwidth(int64_t bytes, double seconds) {
-  if (bytes < 4096) throw pybind11::value_error("`bytes` must be at least 4096. Received: " + std::to_string(bytes) + ".");
+  if (bytes < 4096)
+    throw pybind11::value_error("`bytes` must be at least 4096. Received: " + std::to_string(bytes) + ".");
   const cpu::KernelTable& kernels = Kernels();
   bytes = bytes / 4096 * 4096;
   const std::unique_ptr<float, decltype(&std::free)> buffer(static_cast<float*>(std::aligned_alloc(4096, bytes)),

@@ -30,7 +30,7 @@ def checked(
     if user_emb.shape.rank is None:
         _require(
             checks,
-            tf.rank(user_emb) == 2,
+            _rank(user_emb) == 2,
             "`user_emb` must have rank 2, [batch_size, embedding_dim].",
             tf.shape(user_emb),
         )
@@ -62,12 +62,12 @@ def checked(
     for name, value in scalars.items():
         if isinstance(value, tf.Tensor) and value.shape.rank is None:
             _require(
-                checks, tf.equal(tf.rank(value), 0), f"`{name}` must be a scalar.", tf.shape(value)
+                checks, tf.equal(_rank(value), 0), f"`{name}` must be a scalar.", tf.shape(value)
             )
     if shifts.shape.rank is None:
         _require(
             checks,
-            tf.rank(shifts) == 1,
+            _rank(shifts) == 1,
             "`shifts` must have rank 1, [num_negatives].",
             tf.shape(shifts),
         )
@@ -113,6 +113,11 @@ def _is_static(value: tf.Tensor, user_emb: tf.Tensor) -> bool:
     return bool(
         value.shape.is_fully_defined() and user_emb.shape.rank and user_emb.shape[0] is not None
     )
+
+
+def _rank(value: tf.Tensor) -> tf.Tensor:
+    # TensorFlow's constant folding replaces tf.rank by what later operations need the rank to be.
+    return tf.size(tf.shape(value))
 
 
 def _same(left: tf.Tensor, right: tf.Tensor) -> tf.Tensor:

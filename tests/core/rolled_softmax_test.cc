@@ -180,7 +180,7 @@ class Trial {
 
   double loss() { return Load(compute_, loss_.data(), 0); }
 
-  // The largest error of each result, relative to the largest value in it.
+  // Errors relative to the largest value of a result, or to a typical one where they all cancel.
   void CheckAgainst(const Solution& truth) {
     const double tolerance = compute_ == DType::kFloat64 ? 1e-11 : 2e-5;
     CheckClose(&loss_, &truth.loss, 1, tolerance);
@@ -202,7 +202,7 @@ class Trial {
   size_t RowsBytes() const { return Count((batch_ - 1) * stride_ + dim_) * SizeOf(dtype_); }
 
   void CheckClose(Buffer* buffer, const double* truth, size_t size, double tolerance) {
-    double largest = 1e-6;
+    double largest = problem.gamma / static_cast<double>(batch_);
     for (size_t i = 0; i < size; ++i) largest = std::max(largest, std::fabs(truth[i]));
     for (size_t i = 0; i < size; ++i) {
       const double value = Load(compute_, buffer->data(), static_cast<int64_t>(i));

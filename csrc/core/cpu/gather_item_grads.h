@@ -53,19 +53,21 @@ void GatherItemGradTile(const GatheredPlan& plan, const Candidates& candidates, 
       int64_t weight_offsets[kItemGroup];
       T weights[kItemGroup + 1];
       group.UserOffsets(j, offsets, weight_offsets);
-      // Rows that do not count, accidental hits and exponentials of 0 drop out here.
       int64_t used = 0;
-      for (int64_t k = 0; k < n; ++k) {
-        const T weight = exp_weights[weight_offsets[k]];
-        weights[used] = weight;
-        offsets[used] = offsets[k];
-        used += weight != 0;
+      if (plan.sparse) {
+        for (int64_t k = 0; k < n; ++k) {
+          const T weight = exp_weights[weight_offsets[k]];
+          weights[used] = weight;
+          offsets[used] = offsets[k];
+          used += weight != 0;
+        }
+      } else {
+        for (; used < n; ++used) weights[used] = exp_weights[weight_offsets[used]];
       }
       if (first == 0) {
         const T positive = -static_cast<const T*>(plan.negative_sum)[j];  // e_0 - sum
         weights[used] = positive;
-        offsets[used] = j * plan.row_stride;
-        used += positive != 0;
+        offsets[used++] = j * plan.row_stride;
       }
       WeightedRows<T>(weights, user, offsets, used, dim, first > 0, grad_item + j * dim);
     }

@@ -13,7 +13,8 @@ namespace fastneg::cpu {
 // Rows that one task handles at most.
 constexpr int64_t kMaxTileRows = 1024;
 
-// A block of rows: its losses are added before anything else is. Tiles are whole blocks, so that their cut does not show.
+// A block of rows: its losses are added before anything else is. Tiles are whole blocks, so that their cut does not
+// show.
 constexpr int64_t kSumRows = 64;
 
 struct GatheredPlan {
@@ -41,6 +42,7 @@ struct GatheredPlan {
   double gamma = 1.0;
   double margin = 0.0;
   double t = 1.0;
+  bool sparse = false;            // So few rows are active that the item pass looks for pairs to leave out.
   double inverse_count = 0.0;     // 1 / number of rows with a weight, 0 where there is none.
   double max_neg_log_prob = 0.0;  // The largest -log q of the batch; 0 without correction.
 
@@ -54,20 +56,18 @@ struct GatheredPlan {
   // exponentials.
   void* user = nullptr;          // [B, row_stride] prepared rows.
   void* item = nullptr;          // [B, row_stride]
-  void* user_inverse = nullptr;  // [B] 1 / norm; negative where the norm was clipped (no projection then).
-  void* item_inverse = nullptr;  // [B]
-  void* positive = nullptr;      // [B] the positive's score, before the margin.
+  void* item_inverse = nullptr;  // [B] 1 / norm; negative where the norm was clipped (no projection then).
   void* negative_sum = nullptr;  // [B] sum of the negatives' exponentials.
   void* neg_log_prob = nullptr;  // [B] -log q, or null.
   void* exp_weights = nullptr;   // [K, exp_stride] d sum / d score of every negative, or null.
-  void* block_norms = nullptr;   // [num_blocks, 2] largest norm of user and item rows; only where not normalised.
+  void* block_norms = nullptr;   // [num_blocks] largest norm of item rows; only where not normalised.
   double* block_sums = nullptr;  // [num_blocks, 4] loss, d gamma, d margin, d t.
 };
 
 // The kernels of one instruction set; entry 0 for float, entry 1 for double. Contexts are GatheredPlan pointers.
 struct KernelTable {
   const char* isa;
-  void (*prepare_rows[2])(void* plan, int64_t tile);
+  void (*prepare_items[2])(void* plan, int64_t tile);
   void (*score_rows[2])(void* plan, int64_t tile);
   void (*gather_item_grads[2])(void* plan, int64_t tile);
   // Elements begin .. end - 1 of a ScaleGradArgs.

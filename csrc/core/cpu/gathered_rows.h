@@ -19,12 +19,18 @@ FASTNEG_INLINE IndexVec LoadIndices(const int64_t* p) {
   return v;
 }
 
+// Makes the compiler take the values from memory where they are used: cheaper than pulling them out of vectors.
+template <int kSize>
+FASTNEG_INLINE void KeepInMemory(int64_t* p) {
+  __asm__("" : "+m"(*reinterpret_cast<int64_t (*)[kSize]>(p)));
+}
+
 FASTNEG_INLINE void StoreIndices(int64_t* p, IndexVec v) { __builtin_memcpy(p, &v, sizeof(v)); }
 
-// The length of prepared rows in vectors, padding that helps unrolling included.
+// The length of prepared rows in vectors, padding that helps unrolling included; at least 1.
 template <typename T>
 FASTNEG_INLINE int64_t RowChunks(const GatheredPlan& plan) {
-  const int64_t chunks = (plan.embedding_dim + kLanes<T> - 1) / kLanes<T>;
+  const int64_t chunks = plan.embedding_dim == 0 ? 1 : (plan.embedding_dim + kLanes<T> - 1) / kLanes<T>;
   return chunks % 4 == 3 && (chunks + 1) * kLanes<T> <= plan.row_stride ? chunks + 1 : chunks;
 }
 
@@ -39,16 +45,18 @@ FASTNEG_INLINE void StoreAligned(T* p, Vec<T> v) {
 }
 
 // kLanes dot products of prepared rows at once: lane l is queries[l / (kLanes / kQueries)] times the row at
-// candidates + offsets[l]. Rows are `chunks` vectors long, a multiple of kBlock. Every product is summed in the same
-// order whatever its lane, so equal rows give equal bits.
+// candidates + offsets[l]. Rows are `blocks` blocks of kBlock vectors long, at least one. Every product is summed in
+// the same order whatever its lane, so equal rows give equal bits.
 template <typename T, int kQueries, int kBlock>
 FASTNEG_INLINE Vec<T> DotsInBlocks(const T* const* queries, const T* candidates, const int64_t* offsets,
-                                   int64_t chunks) {
+                                   int64_t blocks) {
   constexpr int kPerQuery = kLanes<T> / kQueries;
   Vec<T> sums[kLanes<T>];
 #pragma GCC unroll 16
   for (int l = 0; l < kLanes<T>; ++l) sums[l] = Zero<T>();
-  for (int64_t d = 0; d < chunks * kLanes<T>; d += kBlock * kLanes<T>) {
+  const int64_t end = blocks * kBlock * kLanes<T>;
+  int64_t d = 0;
+  do {
 #pragma GCC unroll 16
     for (int q = 0; q < kQueries; ++q) {
       Vec<T> query[kBlock];
@@ -62,14 +70,17 @@ FASTNEG_INLINE Vec<T> DotsInBlocks(const T* const* queries, const T* candidates,
         for (int c = 0; c < kBlock; ++c) sums[l] += query[c] * LoadAligned(candidate + c * kLanes<T>);
       }
     }
-  }
+    d += kBlock * kLanes<T>;
+  } while (d < end);
   return TransposedSums<T>(sums);
 }
 
 template <typename T, int kQueries>
 FASTNEG_INLINE Vec<T> Dots(const T* const* queries, const T* candidates, const int64_t* offsets, int64_t chunks) {
-  if (chunks % 4 == 0) return DotsInBlocks<T, kQueries, 4>(queries, candidates, offsets, chunks);
-  if (chunks % 2 == 0) return DotsInBlocks<T, kQueries, 2>(queries, candidates, offsets, chunks);
+  if (chunks == 4) return DotsInBlocks<T, kQueries, 4>(queries, candidates, offsets, 1);
+  if (chunks == 8) return DotsInBlocks<T, kQueries, 4>(queries, candidates, offsets, 2);
+  if (chunks % 4 == 0) return DotsInBlocks<T, kQueries, 4>(queries, candidates, offsets, chunks / 4);
+  if (chunks % 2 == 0) return DotsInBlocks<T, kQueries, 2>(queries, candidates, offsets, chunks / 2);
   return DotsInBlocks<T, kQueries, 1>(queries, candidates, offsets, chunks);
 }
 
@@ -81,8 +92,8 @@ FASTNEG_INLINE T Dot(const T* a, const T* b, int64_t chunks) {
   return Sum<T>(sum);
 }
 
-// kChunks vectors at `offset` of sum_k weights[k] * (the row at rows + offsets[k]), added to what stands in `out` if `add`. Only `valid` elements
-// of the last vector exist in `out`.
+// kChunks vectors at `offset` of sum_k weights[k] * (the row at rows + offsets[k]), added to what stands in `out` if
+// `add`. Only `valid` elements of the last vector exist in `out`.
 template <typename T, int kChunks>
 FASTNEG_INLINE void WeightedChunks(const T* weights, const T* rows, const int64_t* offsets, int64_t count,
                                    int64_t offset, bool add, int64_t valid, T* out) {
@@ -131,7 +142,8 @@ FASTNEG_INLINE void WeightedRows(const T* weights, const T* rows, const int64_t*
   const int64_t chunks = (dim + kLanes<T> - 1) / kLanes<T>;
   int64_t c = 0;
   const auto valid = [&](int64_t end) { return end < chunks ? kLanes<T> : dim - (chunks - 1) * kLanes<T>; };
-  for (; c + 8 <= chunks; c += 8) WeightedChunks<T, 8>(weights, rows, offsets, count, c * kLanes<T>, add, valid(c + 8), out);
+  for (; c + 8 <= chunks; c += 8)
+    WeightedChunks<T, 8>(weights, rows, offsets, count, c * kLanes<T>, add, valid(c + 8), out);
   if (c + 4 <= chunks) {
     WeightedChunks<T, 4>(weights, rows, offsets, count, c * kLanes<T>, add, valid(c + 4), out);
     c += 4;

@@ -37,7 +37,7 @@ void ScaleGradKernel(const ScaleGradArgs& args, int64_t begin, int64_t end) {
 extern const KernelTable kTable;
 const KernelTable kTable = {
     FASTNEG_STRING(FASTNEG_ISA_NAMESPACE),
-    {PrepareRows<float>, PrepareRows<double>},
+    {PrepareItems<float>, PrepareItems<double>},
     {ScoreRolledRows<float>, ScoreRolledRows<double>},
     {GatherRolledItemGrads<float>, GatherRolledItemGrads<double>},
     ScaleGradKernel,

@@ -1,4 +1,5 @@
-// First pass of the gathered losses: rows are widened, L2-normalised and laid out for the passes that follow.
+// First pass of the gathered losses: item rows are widened, L2-normalised and laid out for the passes that follow.
+// (User rows are prepared by the second pass, tile by tile, where they are used at once.)
 #ifndef FASTNEG_CORE_CPU_PREPARE_ROWS_H_
 #define FASTNEG_CORE_CPU_PREPARE_ROWS_H_
 
@@ -47,35 +48,45 @@ FASTNEG_INLINE T PrepareRow(const Storage* row, int64_t dim, int64_t stride, boo
   return clipped ? -inverse : inverse;
 }
 
+// Rows begin .. end - 1 of a [B, D] matrix whose elements are of `dtype`.
 template <typename T, typename Storage>
-void PrepareTile(const GatheredPlan& plan, int64_t tile) {
+void PrepareMatrixRows(const GatheredPlan& plan, const void* matrix, int64_t stride, int64_t i, T* out, T* inverse,
+                       T* norm) {
+  *inverse = PrepareRow<T>(static_cast<const Storage*>(matrix) + i * stride, plan.embedding_dim, plan.row_stride,
+                           plan.normalise, out, norm);
+}
+
+template <typename T>
+using PrepareFunction = void (*)(const GatheredPlan&, const void*, int64_t, int64_t, T*, T*, T*);
+
+// The PrepareMatrixRows for the plan's dtype.
+template <typename T>
+PrepareFunction<T> ChoosePrepare(const GatheredPlan& plan) {
+  if constexpr (sizeof(T) == 8) {
+    return PrepareMatrixRows<double, double>;
+  } else {
+    if (plan.dtype == DType::kFloat16) return PrepareMatrixRows<float, Float16>;
+    if (plan.dtype == DType::kBFloat16) return PrepareMatrixRows<float, BFloat16>;
+    return PrepareMatrixRows<float, float>;
+  }
+}
+
+// A tile of item rows.
+template <typename T>
+void PrepareItems(void* context, int64_t tile) {
+  const GatheredPlan& plan = *static_cast<const GatheredPlan*>(context);
+  const PrepareFunction<T> prepare = ChoosePrepare<T>(plan);
   const int64_t begin = tile * plan.tile_rows;
   const int64_t end = begin + plan.tile_rows < plan.batch_size ? begin + plan.tile_rows : plan.batch_size;
-  const int64_t chunks = RowChunks<T>(plan);
-  T* positive = static_cast<T*>(plan.positive);
   T* block_norms = static_cast<T*>(plan.block_norms);
-  if (!plan.normalise) {
-    for (int64_t block = begin / kSumRows; block * kSumRows < end; ++block) block_norms[2 * block] = block_norms[2 * block + 1] = 0;
-  }
-  for (int64_t i = begin; i < end; ++i) {
-    T user_norm = 0, item_norm = 0;
-    T* user = static_cast<T*>(plan.user) + i * plan.row_stride;
-    T* item = static_cast<T*>(plan.item) + i * plan.row_stride;
-    static_cast<T*>(plan.item_inverse)[i] =
-        PrepareRow<T>(static_cast<const Storage*>(plan.item_emb) + i * plan.item_row_stride, plan.embedding_dim,
-                      plan.row_stride, plan.normalise, item, &item_norm);
-    if (plan.active[i]) {
-      static_cast<T*>(plan.user_inverse)[i] =
-          PrepareRow<T>(static_cast<const Storage*>(plan.user_emb) + i * plan.user_row_stride, plan.embedding_dim,
-                        plan.row_stride, plan.normalise, user, &user_norm);
-      positive[i] = Dot(user, item, chunks);
-    } else {
-      for (int64_t d = 0; d < plan.row_stride; ++d) user[d] = 0;
-    }
+  for (int64_t j = begin; j < end; ++j) {
+    T norm = 0;
+    prepare(plan, plan.item_emb, plan.item_row_stride, j, static_cast<T*>(plan.item) + j * plan.row_stride,
+            static_cast<T*>(plan.item_inverse) + j, &norm);
     if (!plan.normalise) {
-      T* norms = block_norms + 2 * (i / kSumRows);
-      norms[0] = norms[0] >= user_norm ? norms[0] : user_norm;  // NaN wins.
-      norms[1] = norms[1] >= item_norm ? norms[1] : item_norm;
+      T* largest = block_norms + j / kSumRows;
+      if (j % kSumRows == 0) *largest = 0;
+      *largest = *largest >= norm ? *largest : norm;  // NaN wins.
     }
   }
   if (plan.neg_log_prob != nullptr) {
@@ -87,20 +98,6 @@ void PrepareTile(const GatheredPlan& plan, int64_t tile) {
       const Vec<T> lowest = Broadcast(T(kLowestProbability));
       StorePartial(out + i, -Log<T>(q < lowest ? lowest : q), count);
     }
-  }
-}
-
-template <typename T>
-void PrepareRows(void* context, int64_t tile) {
-  const GatheredPlan& plan = *static_cast<const GatheredPlan*>(context);
-  if constexpr (sizeof(T) == 8) {
-    PrepareTile<double, double>(plan, tile);
-  } else if (plan.dtype == DType::kFloat16) {
-    PrepareTile<float, Float16>(plan, tile);
-  } else if (plan.dtype == DType::kBFloat16) {
-    PrepareTile<float, BFloat16>(plan, tile);
-  } else {
-    PrepareTile<float, float>(plan, tile);
   }
 }
 

@@ -1,5 +1,5 @@
-// The rolled candidates: candidate k of row i is item row (i - shifts[k]) mod B, so item row j is candidate k of user row
-// (j + shifts[k]) mod B.
+// The rolled candidates: candidate k of row i is item row (i - shifts[k]) mod B, so item row j is candidate k of user
+// row (j + shifts[k]) mod B.
 #ifndef FASTNEG_CORE_CPU_ROLLED_CANDIDATES_H_
 #define FASTNEG_CORE_CPU_ROLLED_CANDIDATES_H_
 
@@ -40,6 +40,7 @@ class RolledCandidates {
           const IndexVec offset = row - LoadIndices(row_steps_ + k);
           StoreIndices(offsets + k, offset + ((offset >> 63) & wrap));
         }
+        KeepInMemory<kSize>(offsets);
       } else {
         for (int k = 0; k < kSize; ++k) offsets[k] = row - row_steps_[k] + (i < shifts_[k] ? wrap : 0);
       }
@@ -55,6 +56,8 @@ class RolledCandidates {
         StoreIndices(offsets + k, row + LoadIndices(row_steps_ + k) - (wraps & wrap));
         StoreIndices(weight_offsets + k, j + LoadIndices(weight_steps_ + k) - (wraps & plan_.batch_size));
       }
+      KeepInMemory<kSize>(offsets);
+      KeepInMemory<kSize>(weight_offsets);
     }
 
    private:

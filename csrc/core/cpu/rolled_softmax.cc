@@ -68,8 +68,9 @@ struct Arrays {
   uint8_t* active = nullptr;
 };
 
-// Rows of a tile. Every tile walks past all candidate rows once, so the larger the better, as long as its own rows, their
-// gradients and the window of candidates that a group of sorted shifts spans stay in the second-level cache together.
+// Rows of a tile. Every tile walks past all candidate rows once, so the larger the better, as long as its own rows,
+// their gradients and the window of candidates that a group of sorted shifts spans stay in the second-level cache
+// together.
 int64_t TileRows(const GatheredPlan& plan, int64_t element_bytes, int num_threads) {
   const int64_t row_bytes = std::max<int64_t>(plan.row_stride * element_bytes, 1);
   const int64_t window = kGroup * plan.batch_size / plan.num_candidates;
@@ -89,12 +90,13 @@ Arrays LayOut(const RolledSoftmaxArgs& args, cpu::Workspace* workspace) {
   plan.batch_size = b;
   plan.embedding_dim = args.embedding_dim;
   plan.num_candidates = args.num_negatives;
-  plan.row_stride = RoundUp(args.embedding_dim, line);
+  plan.row_stride = RoundUp(std::max<int64_t>(args.embedding_dim, 1), line);
   // Inner loops take rows four lines at a time where they can: one more line is cheaper than three single ones.
   if (plan.row_stride / line % 4 == 3) plan.row_stride += line;
   // Rows a multiple of 1 KiB apart share few cache sets; one more line spreads them.
   if (plan.row_stride > 0 && plan.row_stride * static_cast<int64_t>(bytes) % 1024 == 0) plan.row_stride += line;
   plan.exp_stride = RoundUp(b, line);
+  if (plan.exp_stride * static_cast<int64_t>(bytes) % 1024 == 0) plan.exp_stride += line;
   plan.tile_rows = TileRows(plan, static_cast<int64_t>(bytes), args.executor.num_threads);
   plan.num_tiles = CeilDiv(b, plan.tile_rows);
   plan.num_blocks = CeilDiv(b, cpu::kSumRows);
@@ -106,11 +108,9 @@ Arrays LayOut(const RolledSoftmaxArgs& args, cpu::Workspace* workspace) {
   plan.block_sums = static_cast<double*>(workspace->Take(plan.num_blocks, 4, sizeof(double)));
   plan.user = workspace->Take(b, plan.row_stride, bytes);
   plan.item = workspace->Take(b, plan.row_stride, bytes);
-  plan.user_inverse = workspace->Take(b, 1, bytes);
   plan.item_inverse = workspace->Take(b, 1, bytes);
-  plan.positive = workspace->Take(b, 1, bytes);
   if (args.sampling_probability != nullptr) plan.neg_log_prob = workspace->Take(b, 1, bytes);
-  if (args.embed_normed) plan.block_norms = workspace->Take(plan.num_blocks, 2, bytes);
+  if (args.embed_normed) plan.block_norms = workspace->Take(plan.num_blocks, 1, bytes);
   if (args.grad_user != nullptr) {
     plan.negative_sum = workspace->Take(b, 1, bytes);
     plan.exp_weights = workspace->Take(args.num_negatives, plan.exp_stride, bytes);
@@ -224,13 +224,14 @@ Status RolledSoftmax(const RolledSoftmaxArgs& args) {
   if (args.sampling_probability != nullptr) {
     plan.max_neg_log_prob = is_double ? LargestNegLogProb<double>(args) : LargestNegLogProb<float>(args);
   }
+  plan.sparse = plan.inverse_count * static_cast<double>(args.batch_size) > 1.5;
   plan.grad_user = args.grad_user;
   plan.grad_item = args.grad_item;
   plan.grad_weights = args.grad_weights;
   plan.want_scalars = args.grad_scalars != nullptr;
 
   const Phase phases[] = {
-      {plan.num_tiles, kernels->prepare_rows[is_double]},
+      {plan.num_tiles, kernels->prepare_items[is_double]},
       {plan.num_tiles, kernels->score_rows[is_double]},
       {plan.num_tiles, kernels->gather_item_grads[is_double]},
   };

@@ -5,6 +5,7 @@
 
 #include "core/cpu/gathered_plan.h"
 #include "core/cpu/gathered_rows.h"
+#include "core/cpu/prepare_rows.h"
 #include "core/cpu/rolled_candidates.h"
 #include "core/cpu/simd_math.h"
 #include "core/losses/sv_softmax.h"
@@ -23,7 +24,7 @@ class RowTile {
         chunks_(RowChunks<T>(plan)) {}
 
   void Run() {
-    ChooseReferences();
+    PrepareUsers();
     for (int64_t k = 0; k < plan_.num_candidates;) {
       const int64_t left = plan_.num_candidates - k;
       if (left > kL / 2 || kL < 4) {
@@ -49,31 +50,36 @@ class RowTile {
     return plan_.neg_log_prob == nullptr ? T(0) : static_cast<const T*>(plan_.neg_log_prob)[j];
   }
 
-  // Fills, for every active row of the tile, what is known before its negatives are: the positive's score and logit and
-  // the number subtracted from every logit.
-  __attribute__((noinline)) void ChooseReferences() {
-    T bound = T(1.00001);  // |cosine|, with room for rounding.
+  // Prepares the tile's user rows, and fills in what is known before the negatives are: the positive's score and logit
+  // and the number subtracted from every logit.
+  __attribute__((noinline)) void PrepareUsers() {
+    const PrepareFunction<T> prepare = ChoosePrepare<T>(plan_);
+    const T* weights = static_cast<const T*>(plan_.weights);
+    T item_bound = T(1.00001);  // |cosine|, with room for rounding.
     if (!plan_.normalise) {
       const T* norms = static_cast<const T*>(plan_.block_norms);
-      T user_max = 0, item_max = 0;
-      for (int64_t block = 0; block < plan_.num_blocks; ++block) {
-        user_max = user_max >= norms[2 * block] ? user_max : norms[2 * block];
-        item_max = item_max >= norms[2 * block + 1] ? item_max : norms[2 * block + 1];
-      }
-      bound *= user_max * item_max;
+      T largest = 0;
+      for (int64_t block = 0; block < plan_.num_blocks; ++block)
+        largest = largest >= norms[block] ? largest : norms[block];
+      item_bound *= largest;
     }
-    const T upper = LogitBound(bound, params_) + T(plan_.max_neg_log_prob);
-    const T* weights = static_cast<const T*>(plan_.weights);
     num_active_ = 0;
     for (int64_t i = begin_; i < end_; ++i) {
-      if (!plan_.active[i]) continue;
+      T* user = static_cast<T*>(plan_.user) + i * plan_.row_stride;
+      if (!plan_.active[i]) {
+        for (int64_t d = 0; d < plan_.row_stride; d += kL) StoreAligned(user + d, Zero<T>());
+        continue;
+      }
       const int64_t r = i - begin_;
+      T norm = 1;
+      prepare(plan_, plan_.user_emb, plan_.user_row_stride, i, user, &user_inverse_[r], &norm);
       rows_[num_active_++] = static_cast<int16_t>(r);
       graded_[r] = plan_.grad_user != nullptr && (weights == nullptr || weights[i] != 0);
       sums_[r] = Zero<T>();
       if (plan_.want_scalars) score_sums_[r] = hard_sums_[r] = Zero<T>();
-      positive_[r] = static_cast<const T*>(plan_.positive)[i] - params_.margin;
+      positive_[r] = Dot(user, Item(i), chunks_) - params_.margin;
       positive_logit_[r] = params_.gamma * positive_[r] + NegLogProb(i);
+      const T upper = LogitBound(plan_.normalise ? item_bound : norm * item_bound, params_) + T(plan_.max_neg_log_prob);
       const T highest = upper > positive_logit_[r] ? upper : positive_logit_[r];
       if (!ReferenceFromBounds(positive_logit_[r], highest, &reference_[r])) reference_[r] = LargestLogit(i);
     }
@@ -131,6 +137,10 @@ class RowTile {
     Mask<T> in_use;  // Lanes with a candidate.
     for (int l = 0; l < kL; ++l) in_use[l] = (l % kPerQuery) < n ? -1 : 0;
     T* exp_weights = static_cast<T*>(plan_.exp_weights);
+    // The gradient of one vector of pairs is formed after the scores of the next: its rows are then in the first-level
+    // cache, and its arithmetic fills the time that the exponentials and the loads of the next ones take.
+    int turn = 0;
+    bool waiting = false;
     int64_t a = 0;
     for (int64_t block = 0; block < end_ - begin_; block += kL) {
       if (kQueries == 1 && exp_weights != nullptr) {
@@ -146,7 +156,11 @@ class RowTile {
       }
       for (; a < a_end; a += kQueries) {
         const int64_t count = a_end - a < kQueries ? a_end - a : kQueries;
-        Rows<kQueries>(group, first, n, rows_ + a, count, in_use, block);
+        Pairs& pairs = pairs_[turn];
+        Score<kQueries>(group, rows_ + a, count, in_use, block, &pairs);
+        turn ^= 1;
+        if (waiting) AddToUserGrads<kQueries>(first, n, pairs_[turn]);
+        waiting = plan_.grad_user != nullptr;
       }
       a = a_end;
       if (kQueries == 1 && exp_weights != nullptr) {
@@ -155,31 +169,35 @@ class RowTile {
         for (int64_t k = 0; k < n; ++k) StoreAligned(out + k * plan_.exp_stride, block_weights_[k]);
       }
     }
+    if (waiting) AddToUserGrads<kQueries>(first, n, pairs_[turn ^ 1]);
     return n;
   }
 
-  // One vector of pairs: `count` rows of the tile, n candidates each.
+  // A vector of pairs between its scores and its part of the user gradient.
+  struct Pairs {
+    int64_t offsets[kL];  // Of the candidates' prepared rows.
+    T weights[kL];
+    const int16_t* rows;
+    int64_t count;  // Rows that share the vector.
+  };
+
+  // Scores one vector of pairs: those of `count` rows of the tile.
   template <int kQueries>
-  FASTNEG_INLINE void Rows(const typename Candidates::template Group<kL / kQueries>& group, int64_t first, int64_t n,
-                           const int16_t* rows, int64_t count, Mask<T> in_use, int64_t block) {
+  FASTNEG_INLINE void Score(const typename Candidates::template Group<kL / kQueries>& group, const int16_t* rows,
+                            int64_t count, Mask<T> in_use, int64_t block, Pairs* pairs) {
     constexpr int kPerQuery = kL / kQueries;
     const T* queries[kQueries];
-    int64_t offsets[kL];
+    int64_t* offsets = pairs->offsets;
+    pairs->rows = rows;
+    pairs->count = count;
     Vec<T> positive = Zero<T>(), reference = Zero<T>();
+#pragma GCC unroll 16
     for (int q = 0; q < kQueries; ++q) {
       const int64_t r = rows[q < count ? q : 0];
       queries[q] = User(begin_ + r);
       group.ItemOffsets(begin_ + r, offsets + q * kPerQuery);
-      if (kQueries > 1) {
-        for (int l = q * kPerQuery; l < (q + 1) * kPerQuery; ++l) {
-          positive[l] = positive_[r];
-          reference[l] = reference_[r];
-        }
-      }
-    }
-    if (kQueries == 1) {
-      positive = Broadcast(positive_[rows[0]]);
-      reference = Broadcast(reference_[rows[0]]);
+      positive = OwnLanes<kQueries>(q) ? Broadcast(positive_[r]) : positive;
+      reference = OwnLanes<kQueries>(q) ? Broadcast(reference_[r]) : reference;
     }
     const Vec<T> score = Dots<T, kQueries>(queries, Item(0), offsets, chunks_);
     const auto hard = IsHard<Vec<T>>(positive, score);
@@ -201,42 +219,43 @@ class RowTile {
     exponent = exponent > kHighest ? Broadcast(kHighest) : exponent;
     const Vec<T> e = kept ? Exp<T>(exponent) : Zero<T>();
     const Vec<T> weight = hard ? e * params_.t : e;
-    if (kQueries == 1) {
-      const int64_t r = rows[0];
-      sums_[r] += e;
+    Store(pairs->weights, weight);
+#pragma GCC unroll 16
+    for (int q = 0; q < kQueries; ++q) {
+      if (q >= count) break;
+      const int64_t r = rows[q];
+      const Mask<T> own = OwnLanes<kQueries>(q) & kept;
+      sums_[r] += own ? e : Zero<T>();
       if (plan_.want_scalars) {
-        score_sums_[r] += kept ? e * (sv_score - positive) : Zero<T>();
-        hard_sums_[r] += (hard & kept) ? e * (score + T(1)) : Zero<T>();
+        score_sums_[r] += own ? e * (sv_score - positive) : Zero<T>();
+        hard_sums_[r] += (hard & own) ? e * (score + T(1)) : Zero<T>();
       }
-      if (graded_[r]) {
-        T lanes[kL];
-        Store(lanes, weight);
-        block_weights_[r - block] = weight;
-        const int64_t i = begin_ + r;
-        WeightedRows<T>(lanes, Item(0), offsets, n, plan_.embedding_dim, first > 0, GradUser(i));
+    }
+    if (kQueries == 1 && graded_[rows[0]]) block_weights_[rows[0] - block] = weight;
+  }
+
+  // The lanes that belong to the q-th of kQueries rows which share a vector.
+  template <int kQueries>
+  static FASTNEG_INLINE Mask<T> OwnLanes(int q) {
+    Mask<T> own{};
+#pragma GCC unroll 16
+    for (int l = 0; l < kL; ++l) own[l] = l / (kL / kQueries) == q ? -1 : 0;
+    return own;
+  }
+
+  template <int kQueries>
+  FASTNEG_INLINE void AddToUserGrads(int64_t first, int64_t n, const Pairs& pairs) {
+    constexpr int kPerQuery = kL / kQueries;
+    for (int q = 0; q < (kQueries == 1 ? 1 : pairs.count); ++q) {
+      const int64_t r = pairs.rows[q];
+      const int64_t i = begin_ + r;
+      const T* weights = pairs.weights + q * kPerQuery;
+      if (kQueries > 1) {
+        T* out = static_cast<T*>(plan_.exp_weights) + first * plan_.exp_stride + i;
+        for (int64_t k = 0; k < n; ++k) out[k * plan_.exp_stride] = graded_[r] ? weights[k] : T(0);
       }
-    } else {
-      T lanes[kL];
-      Store(lanes, weight);
-      for (int q = 0; q < count; ++q) {
-        const int64_t r = rows[q];
-        Mask<T> own;
-        for (int l = 0; l < kL; ++l) own[l] = l / kPerQuery == q ? -1 : 0;
-        own &= kept;
-        sums_[r] += own ? e : Zero<T>();
-        if (plan_.want_scalars) {
-          score_sums_[r] += own ? e * (sv_score - positive) : Zero<T>();
-          hard_sums_[r] += (hard & own) ? e * (score + T(1)) : Zero<T>();
-        }
-        if (plan_.grad_user != nullptr) {
-          const int64_t i = begin_ + r;
-          T* out = static_cast<T*>(plan_.exp_weights) + first * plan_.exp_stride + i;
-          for (int64_t k = 0; k < n; ++k) out[k * plan_.exp_stride] = graded_[r] ? lanes[q * kPerQuery + k] : T(0);
-          if (!graded_[r]) continue;
-          WeightedRows<T>(lanes + q * kPerQuery, Item(0), offsets + q * kPerQuery, n, plan_.embedding_dim, first > 0,
-                          GradUser(i));
-        }
-      }
+      if (!graded_[r]) continue;
+      WeightedRows<T>(weights, Item(0), pairs.offsets + q * kPerQuery, n, plan_.embedding_dim, first > 0, GradUser(i));
     }
   }
 
@@ -263,37 +282,44 @@ class RowTile {
     }
     for (int64_t a = 0; a < num_active_; a += kL) {
       const int64_t count = num_active_ - a < kL ? num_active_ - a : kL;
-      Vec<T> negatives, below;
+      Vec<T> sums[kL];
+      T positive_logits[kL], references[kL];
       for (int l = 0; l < kL; ++l) {
         const int64_t r = rows_[a + (l < count ? l : 0)];
-        negatives[l] = Sum<T>(sums_[r]);
-        below[l] = positive_logit_[r] - reference_[r];
+        sums[l] = sums_[r];
+        positive_logits[l] = positive_logit_[r];
+        references[l] = reference_[r];
       }
+      const Vec<T> negatives = TransposedSums<T>(sums);
+      const Vec<T> below = Load(positive_logits) - Load(references);
       // log(e_0 + S) - l_0 = log1p(S / e_0), or the first form where S / e_0 may overflow. e_0 may be 0 there.
       const Vec<T> e0 = Exp<T>(below);
       const Vec<T> ratio = negatives / e0;
       const Vec<T> row_loss = ratio < T(1e30) ? Log1p<T>(ratio) : Log<T>(negatives + e0) - below;
-      const Vec<T> total = negatives + e0;
+      T losses[kL], negative_sums[kL], totals[kL];
+      Store(losses, row_loss);
+      Store(negative_sums, negatives);
+      Store(totals, negatives + e0);
       for (int l = 0; l < count; ++l) {
         const int64_t r = rows_[a + l];
         const int64_t i = begin_ + r;
         const T weight = weights == nullptr ? T(1) : weights[i];
         const double coefficient = weight == 0 ? 0.0 : static_cast<double>(weight) * plan_.inverse_count;
         double* sums = plan_.block_sums + 4 * (i / kSumRows);
-        if (weight != 0) sums[0] += coefficient * static_cast<double>(row_loss[l]);
+        if (weight != 0) sums[0] += coefficient * static_cast<double>(losses[l]);
         if (grad_weights != nullptr) {
-          grad_weights[i] = plan_.inverse_count == 0 ? T(0) : T(static_cast<double>(row_loss[l]) * plan_.inverse_count);
+          grad_weights[i] = plan_.inverse_count == 0 ? T(0) : T(static_cast<double>(losses[l]) * plan_.inverse_count);
         }
         if (weight != 0 && plan_.want_scalars) {
-          const double per_sum = coefficient / static_cast<double>(total[l]);
+          const double per_sum = coefficient / static_cast<double>(totals[l]);
           sums[1] += per_sum * static_cast<double>(Sum<T>(score_sums_[r]));
-          sums[2] += per_sum * plan_.gamma * static_cast<double>(negatives[l]);
+          sums[2] += per_sum * plan_.gamma * static_cast<double>(negative_sums[l]);
           sums[3] += per_sum * plan_.gamma * static_cast<double>(Sum<T>(hard_sums_[r]));
         }
         if (plan_.grad_user != nullptr) {
-          static_cast<T*>(plan_.negative_sum)[i] = weight == 0 ? T(0) : negatives[l];
-          FinishGradUser(i, weight == 0 ? T(0) : T(coefficient * plan_.gamma / static_cast<double>(total[l])),
-                         negatives[l]);
+          static_cast<T*>(plan_.negative_sum)[i] = weight == 0 ? T(0) : negative_sums[l];
+          FinishGradUser(i, weight == 0 ? T(0) : T(coefficient * plan_.gamma / static_cast<double>(totals[l])),
+                         negative_sums[l]);
         }
       }
     }
@@ -322,7 +348,7 @@ class RowTile {
       dot += g * LoadAligned(user + whole);
       StorePartial(grad + whole, g, dim - whole);
     }
-    const T inverse = plan_.normalise ? static_cast<const T*>(plan_.user_inverse)[i] : T(-1);
+    const T inverse = plan_.normalise ? user_inverse_[i - begin_] : T(-1);
     const T length = inverse < 0 ? -inverse : inverse;
     const T along = inverse < 0 ? T(0) : Sum<T>(dot);
     for (int64_t d = 0; d < dim; d += kL) {
@@ -342,8 +368,10 @@ class RowTile {
   int64_t num_active_ = 0;
   // By row of the tile; rows_ lists the active ones.
   int16_t rows_[kRows];
-  bool graded_[kRows];  // Has a gradient: a row of weight 0 is active only to tell its weight its loss.
+  bool graded_[kRows];     // Has a gradient: a row of weight 0 is active only to tell its weight its loss.
+  T user_inverse_[kRows];  // 1 / norm; negative where the norm was clipped.
   T positive_[kRows], positive_logit_[kRows], reference_[kRows];
+  Pairs pairs_[2];
   Vec<T> block_weights_[kL];
   Vec<T> sums_[kRows];        // Sum of the negatives' exponentials, lane by lane.
   Vec<T> score_sums_[kRows];  // ... times (score - positive).

@@ -2,7 +2,7 @@
 
 TensorFlow calls back into Python for these kernels. Eager execution, `tf.function` and Keras work; a
 SavedModel that holds such a call does not outlive the process, because TensorFlow does not save
-Python functions. The first call for a dtype and a class of embedding widths compiles for some seconds;
+Python functions. The first call for a dtype compiles for some seconds;
 the machine code is cached on disk.
 """
 

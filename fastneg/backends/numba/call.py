@@ -101,8 +101,8 @@ def _run() -> Any:
     return kernels.make_run(hashlib.sha256(b"".join(sources)).hexdigest())
 
 
-# Combinations of types whose machine code is at hand.
-_compiled: set[tuple[Any, int]] = set()
+# Dtypes whose machine code is at hand.
+_compiled: set[Any] = set()
 
 
 def _run_first(*arguments: Any) -> None:
@@ -184,8 +184,7 @@ def rolled_softmax(
         offsets = -np.log(np.maximum(sampling_probability, dtype.type(1e-9)))
     lanes = simd.VECTOR_BYTES // dtype.itemsize
     vectors = -(-max(dim, 1) // lanes)
-    group = simd.quantum(vectors)
-    width = -(-vectors // group) * group * lanes
+    width = -(-vectors // simd.ROW_VECTORS) * simd.ROW_VECTORS * lanes
     tile_rows = _tile_rows(batch_size)
     num_tiles = -(-batch_size // tile_rows)
     num_threads = max(1, min(num_threads, num_tiles))
@@ -224,14 +223,14 @@ def rolled_softmax(
         **scratch,
     )
     counters = np.zeros(64, np.int64)
-    arguments = (plan, (0,) * group, (0,) * lanes, counters)
-    if (dtype, group) in _compiled:
+    arguments = (plan, (0,) * lanes, counters)
+    if dtype in _compiled:
         run = _run()
         threads.start_helpers(lambda worker: run(*arguments, worker), num_threads - 1)
         run(*arguments, 0)
     else:
         _run_first(*arguments, 0)
-        _compiled.add((dtype, group))
+        _compiled.add(dtype)
     _arena.give_back(block)
     totals = plan.tile_sums.sum(axis=0)
     return Result(

@@ -130,11 +130,22 @@ def _prepare_rows(source, active, target, inverses, begin, end, normalise):  # t
 
 
 @compiled
+def _fill(matrix, value):  # type: ignore[no-untyped-def]
+    for r in range(matrix.shape[0]):
+        for d in range(matrix.shape[1]):
+            matrix[r, d] = value
+
+
+@compiled
 def _upper_bound(plan):  # type: ignore[no-untyped-def]
     """No logit of a negative is above it."""
     cosine = _COSINE_BOUND
     if not plan.normalise:
-        cosine *= float(plan.tile_norms[:, 0].max()) * float(plan.tile_norms[:, 1].max())
+        user = item = 0.0
+        for tile in range(plan.tile_norms.shape[0]):
+            user = max(user, float(plan.tile_norms[tile, 0]))
+            item = max(item, float(plan.tile_norms[tile, 1]))
+        cosine *= user * item
     reach = abs(plan.t) * cosine
     if plan.gamma > 0:
         score = max(cosine, reach + plan.t - 1.0)
@@ -164,10 +175,13 @@ def _choose_references(plan, begin, rows, live, exact, positives, references):  
     scalar = plan.user.dtype.type
     upper = scalar(_upper_bound(plan))
     any_exact = False
+    for r in range(rows, references.size):
+        references[r] = np.inf
     for r in range(rows):
         i = begin + r
         live[r] = plan.active[i]
         if not live[r]:
+            references[r] = np.inf
             continue
         score = scalar(0)
         for d in range(plan.user.shape[1]):
@@ -188,7 +202,7 @@ def _choose_references(plan, begin, rows, live, exact, positives, references):  
 
 
 @compiled
-def score_tile(plan, group, block, worker, tile):  # type: ignore[no-untyped-def]
+def score_tile(plan, block, worker, tile):  # type: ignore[no-untyped-def]
     """Losses and user gradients of one tile; leaves exponentials and scaled user rows behind."""
     scalar = plan.user.dtype.type
     lanes = len(block)
@@ -210,7 +224,7 @@ def score_tile(plan, group, block, worker, tile):  # type: ignore[no-untyped-def
     live = np.zeros(plan.tile_rows, np.bool_)
     exact = np.zeros(plan.tile_rows, np.bool_)
     positives = np.zeros(plan.tile_rows, dtype)
-    references = np.full(plan.tile_rows, np.inf, dtype)
+    references = np.empty(plan.tile_rows, dtype)
     any_exact = _choose_references(plan, begin, rows, live, exact, positives, references)
 
     sums = np.zeros((3, plan.tile_rows, lanes), dtype)
@@ -219,36 +233,39 @@ def score_tile(plan, group, block, worker, tile):  # type: ignore[no-untyped-def
     bias = np.zeros((_QUAD, lanes), dtype)
     gamma, t = scalar(plan.gamma), scalar(plan.t)
     with_bias = plan.offsets.size + plan.ids.size > 0
+    gradient = plan.sums[worker]
+    user, item, exps = plan.user, plan.item, plan.exps
     if plan.with_grad:
-        plan.sums[worker, :rows] = 0
-    gradient = plan.sums[worker].reshape(-1)
-    user, item, exps = plan.user.reshape(-1), plan.item.reshape(-1), plan.exps.reshape(-1)
+        _fill(gradient, 0)
     if any_exact:
-        sums[0] = -np.inf
+        _fill(sums[0], -np.inf)
 
     # Twice where a row's largest logit has to be found first.
     for sweep in range(0 if any_exact else 1, 2):
         for first in range(0, num_negatives, lanes):
             count = min(lanes, num_negatives - first)
-            bias[:, :count] = 0
-            bias[:, count:] = -np.inf
+            for k in range(lanes):
+                for r in range(_QUAD):
+                    bias[r, k] = 0 if k < count else -np.inf
             for q in range(0, rows, _QUAD):
                 wanted = live if sweep == 1 else exact
                 if not (wanted[q] or wanted[q + 1] or wanted[q + 2] or wanted[q + 3]):
                     if plan.with_grad and sweep == 1:
                         for k in range(first, first + count):
-                            plan.exps[k, begin + q : begin + q + _QUAD] = 0
+                            for r in range(_QUAD):
+                                plan.exps[k, begin + q + r] = 0
                     continue
                 for r in range(_QUAD):
                     row = (q + r) * width
                     start = begin * width + row
                     if not wanted[q + r]:
-                        scores[r] = 0
+                        for k in range(lanes):
+                            scores[r, k] = 0
                     elif count > _QUAD:
-                        simd.dots(group, block, user, start, item, item_windows, first, row, width,
+                        simd.dots(block, user, start, item, item_windows, first, row, width,
                                   scores, r * lanes)  # fmt: skip
                     else:
-                        simd.dots(group, _FOUR, user, start, item, item_windows, first, row, width,
+                        simd.dots(_FOUR, user, start, item, item_windows, first, row, width,
                                   scores, r * lanes)  # fmt: skip
                 if with_bias:
                     _fill_bias(plan, begin + q, min(_QUAD, rows - q), first, count, scores, bias)
@@ -267,9 +284,10 @@ def score_tile(plan, group, block, worker, tile):  # type: ignore[no-untyped-def
                                 exp_windows, begin + q, first, count)  # fmt: skip
         if sweep == 0:
             for r in range(rows):
-                if exact[r]:
-                    references[r] = max(references[r], sums[0, r].max())
-            sums[0] = 0
+                for k in range(lanes):
+                    if exact[r] and sums[0, r, k] > references[r]:
+                        references[r] = sums[0, r, k]
+            _fill(sums[0], 0)
 
     scales = references
     _finish_rows(plan, worker, tile, live, positives, references, sums, scales)
@@ -373,9 +391,12 @@ def wrap_rows(plan, task):  # type: ignore[no-untyped-def]
     batch_size = plan.active.size
     rows = min(plan.tile_rows, batch_size)
     if task == 0:
-        plan.user[batch_size : batch_size + rows] = plan.user[:rows]
+        for r in range(rows):
+            for d in range(plan.user.shape[1]):
+                plan.user[batch_size + r, d] = plan.user[r, d]
     for k in range(task * _WRAP_ROWS, min((task + 1) * _WRAP_ROWS, plan.shifts.size)):
-        plan.exps[k, batch_size : batch_size + rows] = plan.exps[k, :rows]
+        for r in range(rows):
+            plan.exps[k, batch_size + r] = plan.exps[k, r]
 
 
 @compiled
@@ -395,14 +416,13 @@ def gather_tile(plan, worker, tile):  # type: ignore[no-untyped-def]
             start -= batch_size
         user_windows[k] = start * width
         exp_windows[k] = k * plan.exps.shape[1] + start
-    plan.sums[worker] = 0
-    gradient = plan.sums[worker].reshape(-1)
-    user, exps = plan.user.reshape(-1), plan.exps.reshape(-1)
+    gradient = plan.sums[worker]
+    _fill(gradient, 0)
     for first in range(0, num_windows, _ITEM_WINDOWS):
         count = min(_ITEM_WINDOWS, num_windows - first)
         for q in range(0, rows, _QUAD):
-            simd.gather(gradient, q * width, width, user, user_windows, q * width, exps,
-                        exp_windows, q, first, count)  # fmt: skip
+            simd.gather(gradient, q * width, width, plan.user, user_windows, q * width,
+                        plan.exps, exp_windows, q, first, count)  # fmt: skip
     _project_rows(plan.sums[worker], plan.item, plan.item_inverse, plan.grad_item, begin, rows,
                   plan.normalise)  # fmt: skip
 
@@ -410,12 +430,11 @@ def gather_tile(plan, worker, tile):  # type: ignore[no-untyped-def]
 def make_run(source: str) -> Any:
     """Compiles `run` once per combination of types; `source` tells cached machine code apart."""
 
-    def run(plan, group, block, counters, worker):  # type: ignore[no-untyped-def]
+    def run(plan, block, counters, worker):  # type: ignore[no-untyped-def]
         """Takes tasks until the whole call is done: to be entered by any number of threads.
 
         Args:
             plan: What to compute.
-            group: A tuple of as many zeros as vectors of a row the dot products keep in registers.
             block: A tuple of as many zeros as a vector has lanes.
             counters: Zeros, int64, shared by the threads of this call.
             worker: A number below `plan.sums.shape[0]` that no other thread of this call has.
@@ -435,7 +454,7 @@ def make_run(source: str) -> Any:
                 if phase == 0:
                     prepare_tile(plan, task)
                 elif phase == 1:
-                    score_tile(plan, group, block, worker, task)
+                    score_tile(plan, block, worker, task)
                 elif phase == 2:
                     wrap_rows(plan, task)
                 else:

@@ -5,7 +5,7 @@ uses the full register width by itself. The functions here emit the vector instr
 any dtype and instruction set: a vector that is wider than the machine's registers is split by LLVM.
 
 They are called from compiled code only. Offsets and strides count elements. Every scratch row starts
-at a multiple of `VECTOR_BYTES` and its length is a multiple of `quantum(width) * lanes`.
+at a multiple of `VECTOR_BYTES` and its length is a multiple of `ROW_VECTORS` vectors.
 """
 
 from __future__ import annotations
@@ -22,20 +22,17 @@ from numba.extending import intrinsic
 HAS_AVX512 = bool(llvm.get_host_cpu_features().get("avx512f", False))
 VECTOR_BYTES = 64 if HAS_AVX512 else 32
 
+# Vectors that a row is padded to a multiple of.
+ROW_VECTORS = 2
+
 # Rows that are handled together, so that a loaded row serves all of their sums.
 QUAD = 4
 
-# Vectors of the running sums that a quad's rows keep in registers.
-_SUM_VECTORS = 4 if HAS_AVX512 else 2
+# Vectors of the query, and of each running sum of a quad, that are kept in registers.
+_QUERY_VECTORS = (8, 4, ROW_VECTORS) if HAS_AVX512 else (4, ROW_VECTORS)
+_SUM_VECTORS = (4, ROW_VECTORS) if HAS_AVX512 else (ROW_VECTORS,)
 
 _INDEX = ir.IntType(64)
-
-
-def quantum(num_vectors: int) -> int:
-    """Vectors of a row that the dot products keep in registers, for rows of at least `num_vectors`."""
-    choices = (8, 4, 2) if HAS_AVX512 else (4, 2)
-    padded = {g: -(-num_vectors // g) * g for g in choices}
-    return min(choices, key=lambda g: (padded[g], -g))
 
 
 class _Emitter:
@@ -150,34 +147,48 @@ def _loop(emitter: _Emitter, count: Any, body: Callable[[Any], None]) -> None:
         body(loop.index)
 
 
+def _groups(
+    emitter: _Emitter, width: Any, sizes: Sequence[int], body: Callable[[Any, int], None]
+) -> None:
+    """Walks a row in groups of sizes[0] vectors, and what is left in at most one of each other size."""
+    builder = emitter.builder
+    whole = emitter.index(sizes[0] * emitter.lanes)
+    count = builder.sdiv(width, whole)
+    _loop(emitter, count, lambda g: body(builder.mul(g, whole), sizes[0]))
+    done = builder.mul(count, whole)
+    for size in sizes[1:]:
+        end = builder.add(done, emitter.index(size * emitter.lanes))
+        fits = builder.icmp_signed("<=", end, width)
+        with builder.if_then(fits):
+            body(done, size)
+        done = builder.select(fits, end, done)
+
+
 @intrinsic
-def dots(typingctx, group, some, query, query_offset, rows, windows, first, row_offset, width, out,
+def dots(typingctx, some, query, query_offset, rows, windows, first, row_offset, width, out,
          out_offset):  # fmt: skip
     """Dot products of one query row with the same row of `len(some)` windows.
 
     `out[out_offset + k] = query[query_offset:] . rows[windows[first + k] + row_offset:]` over `width`
-    elements for k < len(some); the vector's other lanes are overwritten with garbage. `group`, a
-    tuple, has as many entries as vectors of the query are kept in registers.
+    elements for k < len(some); the vector's other lanes are overwritten with copies of these.
     """
 
     def codegen(context, builder, signature, args):
-        e = _Emitter(context, builder, signature.args[2].dtype)
-        num_vectors, num_rows = signature.args[0].count, signature.args[1].count
-        _, _, query, query_offset, rows, windows, first, row_offset, width, out, out_offset = args
-        query = e.at(e.data(signature.args[2], query), query_offset)
-        rows = e.at(e.data(signature.args[4], rows), row_offset)
-        windows = e.at(e.data(signature.args[5], windows), first)
-        out = e.at(e.data(signature.args[9], out), out_offset)
-        sums = [cgutils.alloca_once_value(builder, e.splat(0.0)) for _ in range(num_rows)]
+        e = _Emitter(context, builder, signature.args[1].dtype)
+        num_rows = signature.args[0].count
+        _, query, query_offset, rows, windows, first, row_offset, width, out, out_offset = args
+        query = e.at(e.data(signature.args[1], query), query_offset)
+        rows = e.at(e.data(signature.args[3], rows), row_offset)
+        windows = e.at(e.data(signature.args[4], windows), first)
+        out = e.at(e.data(signature.args[8], out), out_offset)
+        sums = [cgutils.alloca_once(builder, e.vector) for _ in range(num_rows)]
         for total in sums:
             builder.store(e.splat(0.0), total)
 
-        def add_group(group_index):
-            start = builder.mul(group_index, e.index(num_vectors * e.lanes))
+        def add_group(start, num_vectors):
             steps = [e.index(v * e.lanes) for v in range(num_vectors)]
-            mine = e.at(query, start)
+            mine, theirs = e.at(query, start), e.at(rows, start)
             kept = [e.load(e.at(mine, step)) for step in steps]
-            theirs = e.at(rows, start)
             at = [e.at(theirs, builder.load(e.at(windows, e.index(k)))) for k in range(num_rows)]
             values = [builder.load(total) for total in sums]
             # One vector of every row in turn: an addition waits long for the one before it.
@@ -189,12 +200,12 @@ def dots(typingctx, group, some, query, query_offset, rows, windows, first, row_
             for total, value in zip(sums, values, strict=True):
                 builder.store(value, total)
 
-        _loop(e, builder.sdiv(width, e.index(num_vectors * e.lanes)), add_group)
+        _groups(e, width, _QUERY_VECTORS, add_group)
         e.store(e.lane_sums([builder.load(total) for total in sums]), out)
         return context.get_dummy_value()
 
     signature = types.void(
-        group, some, query, types.int64, rows, windows, types.int64, types.int64, types.int64, out,
+        some, query, types.int64, rows, windows, types.int64, types.int64, types.int64, out,
         types.int64)  # fmt: skip
     return signature, codegen
 
@@ -342,7 +353,6 @@ def gather(typingctx, out, out_offset, width, rows, windows, row_offset, weights
         windows = e.at(e.data(kinds[4], windows), first)
         weight_windows = e.at(e.data(kinds[7], weight_windows), first)
         starts = [builder.mul(width, e.index(r)) for r in range(QUAD)]
-        num_vectors = 2 if _SUM_VECTORS == 2 else 4
 
         def add_group(start, num_vectors):
             steps = [e.index(v * e.lanes) for v in range(num_vectors)]
@@ -369,13 +379,7 @@ def gather(typingctx, out, out_offset, width, rows, windows, row_offset, weights
             for total, target in zip(sums, targets, strict=True):
                 e.store(builder.load(total), target)
 
-        whole = e.index(num_vectors * e.lanes)
-        groups = builder.sdiv(width, whole)
-        _loop(e, groups, lambda g: add_group(builder.mul(g, whole), num_vectors))
-        if num_vectors > 2:
-            done = builder.mul(groups, whole)
-            with builder.if_then(builder.icmp_signed("<", done, width)):
-                add_group(done, 2)
+        _groups(e, width, _SUM_VECTORS, add_group)
         return context.get_dummy_value()
 
     signature = types.void(
