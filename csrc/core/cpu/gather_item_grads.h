@@ -49,8 +49,9 @@ void GatherItemGradTile(const GatheredPlan& plan, const Candidates& candidates, 
     const int64_t n = plan.num_candidates - first < kItemGroup ? plan.num_candidates - first : kItemGroup;
     const typename Candidates::template Group<kItemGroup> group(candidates, first, n);
     for (int64_t j = begin; j < end; ++j) {
-      int64_t offsets[kItemGroup + 1];
-      int64_t weight_offsets[kItemGroup];
+      // Aligned, because a vector store that crosses a line would not be forwarded to the loads of its elements.
+      alignas(64) int64_t offsets[kItemGroup + 1];
+      alignas(64) int64_t weight_offsets[kItemGroup];
       T weights[kItemGroup + 1];
       group.UserOffsets(j, offsets, weight_offsets);
       int64_t used = 0;

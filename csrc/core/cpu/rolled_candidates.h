@@ -64,7 +64,7 @@ class RolledCandidates {
     static constexpr int kPadded = (kSize + kIndexLanes - 1) / kIndexLanes * kIndexLanes;
 
     const GatheredPlan& plan_;
-    int64_t shifts_[kPadded];
+    alignas(64) int64_t shifts_[kPadded];
     int64_t row_steps_[kPadded];     // shift * row_stride
     int64_t weight_steps_[kPadded];  // candidate * exp_stride + shift
   };

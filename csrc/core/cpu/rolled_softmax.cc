@@ -1,4 +1,5 @@
 // softmax_loss_with_negative_mining on the CPU: checks, workspace, and the three passes.
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -60,6 +61,20 @@ Status CheckPointers(const RolledSoftmaxArgs& args) {
   const bool both_or_none = (args.grad_user == nullptr) == (args.grad_item == nullptr);
   const bool ok = have_rows && args.labels != nullptr && args.shifts != nullptr && both_or_none;
   return ok ? Status::kOk : Status::kNullPointer;
+}
+
+// Asks for huge pages where a buffer is large: freshly mapped memory costs one page fault for every 2 MiB then instead of
+// one for every 4 KiB, which is a good part of a call's time.
+void PreferHugePages(void* buffer, size_t bytes) {
+#ifdef MADV_HUGEPAGE
+  constexpr uintptr_t kHugePage = 2 << 20;
+  const uintptr_t begin = (reinterpret_cast<uintptr_t>(buffer) + kHugePage - 1) / kHugePage * kHugePage;
+  const uintptr_t end = (reinterpret_cast<uintptr_t>(buffer) + bytes) / kHugePage * kHugePage;
+  if (buffer != nullptr && begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
+#else
+  (void)buffer;
+  (void)bytes;
+#endif
 }
 
 struct Arrays {
@@ -202,6 +217,10 @@ Status RolledSoftmax(const RolledSoftmaxArgs& args) {
   Arrays arrays = LayOut(args, &workspace);
   if (workspace.overflow()) return Status::kInvalidSize;
   if (args.workspace == nullptr || args.workspace_bytes < workspace.used()) return Status::kWorkspaceTooSmall;
+  PreferHugePages(args.workspace, workspace.used());
+  const size_t grad_bytes = static_cast<size_t>(args.batch_size * args.embedding_dim) * ComputeBytes(args.dtype);
+  PreferHugePages(args.grad_user, grad_bytes);
+  PreferHugePages(args.grad_item, grad_bytes);
   if (const Status status = SortShifts(args, arrays.shifts); status != Status::kOk) return status;
   if (!cpu::CountedRows(args.labels, args.label_dtype, args.batch_size, arrays.active)) {
     return Status::kUnsupportedDType;

@@ -92,7 +92,7 @@ class RowTile {
     Vec<T> largest = Broadcast(positive_logit_[r]);
     for (int64_t k = 0; k < plan_.num_candidates; k += kL) {
       const typename Candidates::template Group<kL> group(candidates_, k, plan_.num_candidates - k);
-      int64_t items[kL], offsets[kL];
+      alignas(64) int64_t items[kL], offsets[kL];
       group.Items(i, items);
       group.ItemOffsets(i, offsets);
       const Vec<T> score = Dots<T, 1>(&query, Item(0), offsets, chunks_);
@@ -175,8 +175,9 @@ class RowTile {
 
   // A vector of pairs between its scores and its part of the user gradient.
   struct Pairs {
-    int64_t offsets[kL];  // Of the candidates' prepared rows.
-    T weights[kL];
+    // Written as vectors and read back one by one: a store that crosses a line would not be forwarded to those loads.
+    alignas(64) int64_t offsets[kL];  // Of the candidates' prepared rows.
+    alignas(64) T weights[kL];
     const int16_t* rows;
     int64_t count;  // Rows that share the vector.
   };
