@@ -4,6 +4,7 @@
 // itself. Optional inputs are lists of zero or one tensor. The gradients are those for an upstream gradient
 // of 1; Fastneg>ScaleGrad turns them into the real ones.
 #include <cstdint>
+#include <cstring>
 #include <string>
 
 #include "core/api.h"
@@ -209,10 +210,7 @@ Outputs AllocateOutputs(const RolledSoftmaxKernel& kernel, const Inputs& inputs,
 }
 
 void SetZero(const Tensor& tensor) {
-  if (!tensor) return;
-  char* bytes = static_cast<char*>(tensor.data());
-  const int64_t size = tensor.num_elements() * static_cast<int64_t>(SizeOf(tensor.dtype()));
-  for (int64_t i = 0; i < size; ++i) bytes[i] = 0;
+  if (tensor) std::memset(tensor.data(), 0, static_cast<size_t>(tensor.num_elements()) * SizeOf(tensor.dtype()));
 }
 
 void Run(const Inputs& inputs, const Outputs& outputs, KernelContext& context, RolledSoftmaxArgs* args) {

@@ -5,6 +5,7 @@
 
 #include "core/cpu/gathered_plan.h"
 #include "core/cpu/gathered_rows.h"
+#include "core/cpu/prepare_rows.h"
 #include "core/cpu/rolled_candidates.h"
 
 namespace fastneg::cpu::FASTNEG_ISA_NAMESPACE {
@@ -12,30 +13,6 @@ namespace fastneg::cpu::FASTNEG_ISA_NAMESPACE {
 // Candidates taken at a time: enough to make loading and storing the sum cheap, few enough for the windows of the
 // shifts to stay in the second-level cache.
 constexpr int64_t kItemGroup = 32;
-
-// grad with respect to a normalised row -> grad with respect to the row: (g - (g . v) v) / norm. A zero gradient stays
-// zero whatever the row holds: it belongs to a row that nobody used.
-template <typename T>
-FASTNEG_INLINE void ThroughNormalisation(const T* row, T inverse, int64_t dim, T* grad) {
-  constexpr int kL = kLanes<T>;
-  Vec<T> dot = Zero<T>();
-  Mask<T> touched{};
-  for (int64_t d = 0; d < dim; d += kL) {
-    const Vec<T> g = dim - d < kL ? LoadPartial(grad + d, dim - d) : Load(grad + d);
-    touched |= g != T(0);
-    dot += g * LoadAligned(row + d);
-  }
-  if (!Any<T>(touched)) return;
-  const bool clipped = inverse < 0;
-  const T length = clipped ? -inverse : inverse;
-  const T along = clipped ? T(0) : Sum<T>(dot);
-  for (int64_t d = 0; d < dim; d += kL) {
-    const int64_t valid = dim - d < kL ? dim - d : kL;
-    const Vec<T> g = valid == kL ? Load(grad + d) : LoadPartial(grad + d, valid);
-    const Vec<T> result = length * (g - along * LoadAligned(row + d));
-    valid == kL ? Store(grad + d, result) : StorePartial(grad + d, result, valid);
-  }
-}
 
 template <typename T, typename Candidates>
 void GatherItemGradTile(const GatheredPlan& plan, const Candidates& candidates, int64_t tile) {

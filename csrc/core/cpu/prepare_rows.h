@@ -48,10 +48,34 @@ FASTNEG_INLINE T PrepareRow(const Storage* row, int64_t dim, int64_t stride, boo
   return clipped ? -inverse : inverse;
 }
 
-// Rows begin .. end - 1 of a [B, D] matrix whose elements are of `dtype`.
+// grad with respect to a normalised row -> grad with respect to the row: (g - (g . v) v) / norm. A zero gradient stays
+// zero whatever the row holds: it belongs to a row that nobody used.
+template <typename T>
+FASTNEG_INLINE void ThroughNormalisation(const T* row, T inverse, int64_t dim, T* grad) {
+  constexpr int kL = kLanes<T>;
+  Vec<T> dot = Zero<T>();
+  Mask<T> touched{};
+  for (int64_t d = 0; d < dim; d += kL) {
+    const Vec<T> g = dim - d < kL ? LoadPartial(grad + d, dim - d) : Load(grad + d);
+    touched |= g != T(0);
+    dot += g * LoadAligned(row + d);
+  }
+  if (!Any<T>(touched)) return;
+  const bool clipped = inverse < 0;
+  const T length = clipped ? -inverse : inverse;
+  const T along = clipped ? T(0) : Sum<T>(dot);
+  for (int64_t d = 0; d < dim; d += kL) {
+    const int64_t valid = dim - d < kL ? dim - d : kL;
+    const Vec<T> g = valid == kL ? Load(grad + d) : LoadPartial(grad + d, valid);
+    const Vec<T> result = length * (g - along * LoadAligned(row + d));
+    valid == kL ? Store(grad + d, result) : StorePartial(grad + d, result, valid);
+  }
+}
+
+// Row i of a [B, D] matrix of Storage elements.
 template <typename T, typename Storage>
-void PrepareMatrixRows(const GatheredPlan& plan, const void* matrix, int64_t stride, int64_t i, T* out, T* inverse,
-                       T* norm) {
+void PrepareMatrixRow(const GatheredPlan& plan, const void* matrix, int64_t stride, int64_t i, T* out, T* inverse,
+                      T* norm) {
   *inverse = PrepareRow<T>(static_cast<const Storage*>(matrix) + i * stride, plan.embedding_dim, plan.row_stride,
                            plan.normalise, out, norm);
 }
@@ -59,15 +83,15 @@ void PrepareMatrixRows(const GatheredPlan& plan, const void* matrix, int64_t str
 template <typename T>
 using PrepareFunction = void (*)(const GatheredPlan&, const void*, int64_t, int64_t, T*, T*, T*);
 
-// The PrepareMatrixRows for the plan's dtype.
+// The PrepareMatrixRow for the plan's dtype.
 template <typename T>
 PrepareFunction<T> ChoosePrepare(const GatheredPlan& plan) {
   if constexpr (sizeof(T) == 8) {
-    return PrepareMatrixRows<double, double>;
+    return PrepareMatrixRow<double, double>;
   } else {
-    if (plan.dtype == DType::kFloat16) return PrepareMatrixRows<float, Float16>;
-    if (plan.dtype == DType::kBFloat16) return PrepareMatrixRows<float, BFloat16>;
-    return PrepareMatrixRows<float, float>;
+    if (plan.dtype == DType::kFloat16) return PrepareMatrixRow<float, Float16>;
+    if (plan.dtype == DType::kBFloat16) return PrepareMatrixRow<float, BFloat16>;
+    return PrepareMatrixRow<float, float>;
   }
 }
 
@@ -86,7 +110,7 @@ void PrepareItems(void* context, int64_t tile) {
     if (!plan.normalise) {
       T* largest = block_norms + j / kSumRows;
       if (j % kSumRows == 0) *largest = 0;
-      *largest = *largest >= norm ? *largest : norm;  // NaN wins.
+      *largest = *largest >= norm ? *largest : norm;
     }
   }
   if (plan.neg_log_prob != nullptr) {

@@ -63,8 +63,8 @@ Status CheckPointers(const RolledSoftmaxArgs& args) {
   return ok ? Status::kOk : Status::kNullPointer;
 }
 
-// Asks for huge pages where a buffer is large: freshly mapped memory costs one page fault for every 2 MiB then instead of
-// one for every 4 KiB, which is a good part of a call's time.
+// Asks for huge pages where a buffer is large: freshly mapped memory costs one page fault for every 2 MiB then instead
+// of one for every 4 KiB, which is a good part of a call's time.
 void PreferHugePages(void* buffer, size_t bytes) {
 #ifdef MADV_HUGEPAGE
   constexpr uintptr_t kHugePage = 2 << 20;

@@ -337,29 +337,14 @@ class RowTile {
       for (int64_t d = 0; d < plan_.row_stride; ++d) user[d] = 0;
       return;
     }
-    const int64_t whole = dim - dim % kL;
-    Vec<T> dot = Zero<T>();
-    for (int64_t d = 0; d < whole; d += kL) {
-      const Vec<T> g = scale * (Load(grad + d) - negative_sum * LoadAligned(item + d));
-      dot += g * LoadAligned(user + d);
-      Store(grad + d, g);
-    }
-    if (whole < dim) {
-      const Vec<T> g = scale * (LoadPartial(grad + whole, dim - whole) - negative_sum * LoadAligned(item + whole));
-      dot += g * LoadAligned(user + whole);
-      StorePartial(grad + whole, g, dim - whole);
-    }
-    const T inverse = plan_.normalise ? user_inverse_[i - begin_] : T(-1);
-    const T length = inverse < 0 ? -inverse : inverse;
-    const T along = inverse < 0 ? T(0) : Sum<T>(dot);
     for (int64_t d = 0; d < dim; d += kL) {
       const int64_t valid = dim - d < kL ? dim - d : kL;
-      const Vec<T> u = LoadAligned(user + d);
-      const Vec<T> g = valid == kL ? Load(grad + d) : LoadPartial(grad + d, valid);
-      const Vec<T> result = length * (g - along * u);
-      valid == kL ? Store(grad + d, result) : StorePartial(grad + d, result, valid);
-      StoreAligned(user + d, scale * u);
+      const Vec<T> sum = valid == kL ? Load(grad + d) : LoadPartial(grad + d, valid);
+      const Vec<T> g = scale * (sum - negative_sum * LoadAligned(item + d));
+      valid == kL ? Store(grad + d, g) : StorePartial(grad + d, g, valid);
     }
+    if (plan_.normalise) ThroughNormalisation<T>(user, user_inverse_[i - begin_], dim, grad);
+    for (int64_t d = 0; d < dim; d += kL) StoreAligned(user + d, scale * LoadAligned(user + d));
   }
 
   const GatheredPlan& plan_;
