@@ -80,10 +80,16 @@ class Board:
             halves = [w if w.dtype != "float32" else None for w in columns]
             in_float32 = [self.time_ms(w.in_float32, name) if w else None for w in halves]
             rows.append([f"{name} / its float32 time", *map(_ratio, times, in_float32)])
-        for name in self.contenders:
-            peaks = [self.cell(workload, name).peak_extra_bytes for workload in columns]
-            if any(peak is not None for peak in peaks):
-                rows.append([f"peak memory, {name}: MiB", *map(_mebibytes, peaks)])
+        best = [self.best(workload, "TensorFlow form") or "" for workload in columns]
+        peaks = {
+            PUBLISHED: [self.cell(w, PUBLISHED).peak_extra_bytes for w in columns],
+            "best TensorFlow form": [
+                self.cell(w, name).peak_extra_bytes for w, name in zip(columns, best, strict=True)
+            ],
+        }
+        for name in self._names("fastneg"):
+            peaks[name] = [self.cell(w, name).peak_extra_bytes for w in columns]
+        rows += [[f"peak memory, {name}: MiB", *map(_mebibytes, p)] for name, p in peaks.items()]
         budgets = [workload.memory_budget_bytes for workload in columns]
         rows.append(["memory budget: MiB", *map(_mebibytes, budgets)])
         return [row for row in rows if any(cell != "-" for cell in row[1:])]

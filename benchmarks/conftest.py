@@ -11,10 +11,9 @@ import tensorflow as tf
 from board import Board
 from contenders import NUM_THREADS, all_contenders
 from measure import measure_limits
-from timing import Timing
+from timing import ROUNDS, Timing
 from workloads import select
 
-ROUNDS = 5
 QUICK_ROUNDS = 2
 
 

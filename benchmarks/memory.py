@@ -1,14 +1,13 @@
-"""Peak memory of one call beyond its inputs, measured in a process of its own.
+"""Peak memory of a call beyond its inputs, results included.
 
-`python memory.py B,K,D[,dtype] CONTENDER` prints the peak in bytes. It is the high-water mark of
-the resident set during three calls, less the resident set before them. Every allocation of 64 KiB
-or more is made to return to the system when freed, so that nothing hides in memory kept from
-earlier calls. The kernel counts resident pages in batches: expect an error of a quarter MiB.
+A plain TensorFlow form: what TensorFlow's allocator counts, exact to its rounding. Its memory stays
+with the allocator when freed, so the resident set would say nothing after the first call.
 
-fastneg is measured against the resident set from before the first call of this size (the step is
-traced with an unknown batch size and tried on a small batch), so that anything a backend keeps
-between calls counts. A baseline is measured after it has been compiled and run once at its size:
-what compilation leaves behind is not held against it.
+fastneg may also allocate outside TensorFlow. Its backends are measured in a process of their own,
+`python memory.py B,K,D[,dtype] BACKEND`, which prints bytes: the larger of the allocator's peak and
+the growth of the resident set over the first calls of this size. The step is traced for an unknown
+batch size and tried on a small batch before, so anything that a backend keeps between calls counts.
+The kernel counts resident pages in batches: expect an error of a quarter MiB or so.
 """
 
 from __future__ import annotations
@@ -18,22 +17,42 @@ import gc
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import tensorflow as tf
+from contenders import as_tensors, fastneg_loss, make_step
+from workloads import Workload, make_inputs, select
+
+CALLS = 3
 ENVIRONMENT = {
-    "MALLOC_MMAP_THRESHOLD_": "65536",
+    "MALLOC_MMAP_THRESHOLD_": "65536",  # Freed memory goes back to the system at once.
     "MALLOC_TRIM_THRESHOLD_": "65536",
+    "TF_CPU_ALLOCATOR_USE_BFC": "1",  # The allocator that keeps statistics.
     "TF_CPP_MIN_LOG_LEVEL": "3",
 }
 
 
-def peak_extra_bytes(workload_name: str, contender_name: str) -> int | None:
-    """Runs this file on one workload and one contender; None where the system cannot tell."""
+def allocator_peak(call: Callable[[], object]) -> int | None:
+    """Peak bytes in TensorFlow's allocator during a call; None if it keeps no statistics."""
+    device = tf.config.experimental
+    try:
+        device.reset_memory_stats("CPU:0")
+        before = device.get_memory_info("CPU:0")["current"]
+        call()
+        return device.get_memory_info("CPU:0")["peak"] - before
+    except ValueError:
+        return None
+
+
+def backend_peak(workload: Workload, backend: str) -> int | None:
+    """Peak bytes of one of fastneg's backends; None where the system cannot tell."""
     if not Path("/proc/self/clear_refs").exists():
         return None
+    paths = os.pathsep.join(filter(None, sys.path))
     process = subprocess.run(
-        [sys.executable, __file__, workload_name, contender_name],
-        env={**os.environ, **ENVIRONMENT, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        [sys.executable, __file__, workload.name, backend],
+        env={**os.environ, **ENVIRONMENT, "PYTHONPATH": paths},
         stdout=subprocess.PIPE,
         text=True,
         check=True,
@@ -41,43 +60,28 @@ def peak_extra_bytes(workload_name: str, contender_name: str) -> int | None:
     return int(process.stdout)
 
 
-def _measure(workload_name: str, contender_name: str) -> int:
-    import tensorflow as tf
-
-    tf.config.threading.set_intra_op_parallelism_threads(2)
-    tf.config.threading.set_inter_op_parallelism_threads(2)
-
-    from contenders import all_contenders, as_tensors, fastneg_loss, make_step
-    from workloads import make_inputs, select
-
+def _measure(workload_name: str, backend: str) -> int:
     (workload,) = select(workload_name, quick=False)
-    inputs = make_inputs(workload)
-    (contender,) = [c for c in all_contenders() if c.name == contender_name]
-    if contender.kind == "fastneg":
-        step = make_step(fastneg_loss(contender.name.removeprefix("fastneg ")))
-        arguments = as_tensors(workload, inputs)
-        traced = step.get_concrete_function(
-            *(tf.TensorSpec([None, *x.shape[1:]], x.dtype) for x in arguments[:3]),
-            tf.TensorSpec(arguments[3].shape, arguments[3].dtype),
-        )
-        rows = min(2 * workload.num_negatives + 2, workload.batch_size)
-        small = (*(x[:rows] for x in arguments[:3]), arguments[3] % (rows - 1) + 1)
-        traced(*small)
+    step = make_step(fastneg_loss(backend))
+    *tensors, shifts = as_tensors(workload, make_inputs(workload))
+    traced = step.get_concrete_function(
+        *(tf.TensorSpec([None, *x.shape[1:]], x.dtype) for x in tensors),
+        tf.TensorSpec(shifts.shape, shifts.dtype),
+    )
+    few = min(2 * workload.num_negatives + 2, workload.batch_size)
+    traced(*(x[:few] for x in tensors), shifts % (few - 1) + 1)
 
-        def run(calls: int):
-            for _ in range(calls):
-                result = traced(*arguments)
-            return result
-    else:
-        run = contender.build(workload, inputs)
-        run(1)
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
-    before = _status_bytes("VmRSS")
+    resident = _status_bytes("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # Resets VmHWM to VmRSS.
-    for _ in range(3):
-        run(1)
-    return _status_bytes("VmHWM") - before
+
+    def call() -> None:
+        for _ in range(CALLS):
+            traced(*tensors, shifts)
+
+    allocated = allocator_peak(call)
+    return max(allocated or 0, _status_bytes("VmHWM") - resident)
 
 
 def _status_bytes(field: str) -> int:

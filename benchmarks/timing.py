@@ -9,12 +9,15 @@ import time
 
 import numpy as np
 from contenders import Contender, Run
+from memory import allocator_peak
 from truth import compute_truth, describe_error
 from workloads import Inputs, Workload, make_inputs
 
-SAMPLES = 3  # Per round; each is one run of `calls` calls.
+ROUNDS = 5
+SAMPLES = 3
 SAMPLE_SECONDS = 0.03
-SLOW_SECONDS = 0.2  # A call this long is a sample by itself, and needs no other one to warm up.
+SLOW_SECONDS = 0.2  # A call this long is a sample by itself, and three of them are enough.
+SLOW_ROUNDS = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,9 +25,11 @@ class Prepared:
     """A contender that gave the right answer, and how to time it."""
 
     run: Run
-    samples: int
+    rounds: int  # In how many rounds it takes part.
+    samples: int  # Per round; each is one run of `calls` calls.
     calls: int
     warmup_calls: int
+    peak_extra_bytes: int | None = None
 
 
 class Timing:
@@ -59,7 +64,11 @@ class Timing:
             problem = describe_error(self._truth, float(loss), tuple(grads))
             if problem:
                 return problem
-        return _calibrate(run)
+        prepared = _calibrate(run)
+        if contender.kind == "TensorFlow form":
+            peak = allocator_peak(lambda: run(1))
+            prepared = dataclasses.replace(prepared, peak_extra_bytes=peak)
+        return prepared
 
 
 def _calibrate(run: Run) -> Prepared:
@@ -69,9 +78,9 @@ def _calibrate(run: Run) -> Prepared:
         run(1)
         seconds = min(seconds, time.perf_counter() - start)
         if seconds > SLOW_SECONDS:
-            return Prepared(run, samples=2, calls=1, warmup_calls=0)
+            return Prepared(run, SLOW_ROUNDS, samples=1, calls=1, warmup_calls=0)
     calls = max(1, int(SAMPLE_SECONDS / seconds))
     start = time.perf_counter()
     run(calls)
     calls = max(1, int(calls * SAMPLE_SECONDS / (time.perf_counter() - start)))
-    return Prepared(run, SAMPLES, calls, warmup_calls=max(1, calls // 4))
+    return Prepared(run, ROUNDS, SAMPLES, calls, warmup_calls=max(1, calls // 4))

@@ -1,6 +1,6 @@
 """Computes some problems on one backend and writes the results to a file.
 
-Run by test_rolled_softmax_determinism.py in processes of their own, because the number of threads and
+Run by test_rolled_softmax_determinism.py in processes of their own, as the number of threads and
 the instruction set are read once per process.
 """
 

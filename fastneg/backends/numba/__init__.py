@@ -1,9 +1,9 @@
 """The losses in numba: machine code without a C++ compiler, for processors.
 
-TensorFlow calls back into Python for these kernels. Eager execution, `tf.function` and Keras work; a
-SavedModel that holds such a call does not outlive the process, because TensorFlow does not save
-Python functions. The first call for a dtype compiles for some seconds;
-the machine code is cached on disk.
+TensorFlow calls back into Python for these kernels. Eager execution, `tf.function` and Keras work.
+A SavedModel that holds such a call works in no other process, because TensorFlow does not save
+Python functions. The first call for a dtype compiles for some seconds; the machine code is cached
+on disk, next to this file or, where that cannot be written, in the user's cache directory.
 """
 
 from fastneg.backends.numba.rolled_softmax import describe, load, rolled_softmax

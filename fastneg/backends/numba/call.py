@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import math
 import os
 import pathlib
 import threading
@@ -11,13 +12,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastneg.backends.numba import kernels, simd, threads
+from fastneg.backends.numba import entry, threads
+from fastneg.backends.numba.plan import CHUNK, Array, Plan
+from fastneg.backends.numba.simd import QUAD
+from fastneg.backends.numba.vector_ir import ROW_VECTORS, VECTOR_BYTES
 
-Array = np.ndarray[Any, Any]
+_MAX_TILE_ROWS = 512
+_TILE_BYTES = 128 << 10
 
-VECTOR_BYTES = simd.VECTOR_BYTES
-
-# Scratch up to this size is kept for the next call: fresh memory costs more than what is done in it.
+# Scratch up to this size is kept for the next call: the system's clearing of fresh memory takes
+# longer than much of what is done in it.
 _KEPT_BYTES = 512 << 20
 
 
@@ -38,9 +42,13 @@ class _Arena:
         self._block: Array = np.empty(0, np.uint8)
         self._lock = threading.Lock()
 
-    def take(self, shapes: dict[str, tuple[int, ...]], dtype: Any) -> tuple[dict[str, Array], Array]:
-        """Returns uninitialised arrays, and the block that `give_back` wants when they are done with."""
-        lines = {name: -(-_size(shape) * dtype.itemsize // 64) * 64 for name, shape in shapes.items()}
+    def take(
+        self, shapes: dict[str, tuple[int, ...]], dtype: Any
+    ) -> tuple[dict[str, Array], Array]:
+        """Returns uninitialised arrays, and their memory, to be given back when all is done."""
+        lines = {
+            name: -(-_size(shape) * dtype.itemsize // 64) * 64 for name, shape in shapes.items()
+        }
         needed = sum(lines.values()) + 64
         with self._lock:
             block, self._block = self._block, np.empty(0, np.uint8)
@@ -75,7 +83,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def _size(shape: tuple[int, ...]) -> int:
-    return int(np.prod(shape, dtype=np.int64))
+    return math.prod(shape)
 
 
 def _aligned(shape: tuple[int, ...], dtype: Any) -> Array:
@@ -83,22 +91,23 @@ def _aligned(shape: tuple[int, ...], dtype: Any) -> Array:
     size = _size(shape) * dtype.itemsize
     block = np.empty(size + 64, np.uint8)
     start = -block.ctypes.data % 64
-    return block[start : start + size].view(dtype).reshape(shape)
+    array: Array = block[start : start + size].view(dtype).reshape(shape)
+    return array
 
 
 def _frozen(array: Array) -> Array:
     """A read-only view: numba compiles anew for every combination of writeable arguments."""
-    view = np.ascontiguousarray(array).view()
+    view: Array = np.ascontiguousarray(array).view()
     view.flags.writeable = False
     return view
 
 
 @functools.cache
 def _run() -> Any:
-    """The compiled entry, whose cache is renewed when any of the sources that it contains changes."""
+    """The compiled entry, whose cache is renewed when any of its sources changes."""
     here = pathlib.Path(__file__).parent
-    sources = [(here / name).read_bytes() for name in ("simd.py", "kernels.py")]
-    return kernels.make_run(hashlib.sha256(b"".join(sources)).hexdigest())
+    sources = b"".join(path.read_bytes() for path in sorted(here.glob("*.py")))
+    return entry.make_run(hashlib.sha256(sources).hexdigest())
 
 
 # Dtypes whose machine code is at hand.
@@ -115,9 +124,13 @@ def _run_first(*arguments: Any) -> None:
         run(*arguments)
 
 
-def _tile_rows(batch_size: int) -> int:
-    rows = 256
-    while rows > 32 and batch_size < rows * 16:
+def _tile_rows(batch_size: int, row_bytes: int, num_threads: int) -> int:
+    """Rows of a tile: few enough for the second-level cache, and for the threads to share the work.
+
+    No result depends on it.
+    """
+    rows = _MAX_TILE_ROWS
+    while rows > CHUNK and (rows * row_bytes > _TILE_BYTES or rows * 4 * num_threads > batch_size):
         rows //= 2
     return rows
 
@@ -182,13 +195,13 @@ def rolled_softmax(
     offsets = none
     if sampling_probability is not None:
         offsets = -np.log(np.maximum(sampling_probability, dtype.type(1e-9)))
-    lanes = simd.VECTOR_BYTES // dtype.itemsize
+    lanes = VECTOR_BYTES // dtype.itemsize
     vectors = -(-max(dim, 1) // lanes)
-    width = -(-vectors // simd.ROW_VECTORS) * simd.ROW_VECTORS * lanes
-    tile_rows = _tile_rows(batch_size)
+    width = -(-vectors // ROW_VECTORS) * ROW_VECTORS * lanes
+    tile_rows = _tile_rows(batch_size, width * dtype.itemsize, num_threads)
     num_tiles = -(-batch_size // tile_rows)
-    num_threads = max(1, min(num_threads, num_tiles))
-    extended = batch_size + tile_rows + simd.QUAD
+    num_threads = min(num_threads, num_tiles)
+    extended = batch_size + tile_rows + QUAD
     shapes = {
         "user": (extended, width),
         "item": (extended, width),
@@ -199,7 +212,7 @@ def rolled_softmax(
         "tile_norms": (num_tiles, 2),
     }
     scratch, block = _arena.take(shapes, dtype)
-    plan = kernels.Plan(
+    plan = Plan(
         user_emb=_frozen(user_emb),
         item_emb=_frozen(item_emb),
         active=_frozen(active),
@@ -217,7 +230,7 @@ def rolled_softmax(
         with_scalars=with_scalar_grad,
         tile_rows=tile_rows,
         row_losses=np.zeros(batch_size if want_row_losses else 0, dtype),
-        tile_sums=np.zeros((num_tiles, 4)),
+        chunk_sums=np.zeros((-(-batch_size // CHUNK), 4)),
         grad_user=_aligned((batch_size, dim) if with_grad else (0, 0), dtype),
         grad_item=_aligned((batch_size, dim) if with_grad else (0, 0), dtype),
         **scratch,
@@ -232,7 +245,7 @@ def rolled_softmax(
         _run_first(*arguments, 0)
         _compiled.add(dtype)
     _arena.give_back(block)
-    totals = plan.tile_sums.sum(axis=0)
+    totals = plan.chunk_sums.sum(axis=0)
     return Result(
         loss=np.asarray(totals[0], dtype),
         grad_user=plan.grad_user,

@@ -1,9 +1,9 @@
 """`softmax_loss_with_negative_mining` as TensorFlow sees the numba kernels.
 
-Evaluation must not pay for gradients. Called eagerly, the function knows whether a tape follows. In a
-graph, a constant tells the callback whether to compute them: it is false until something
-differentiates the loss, and the gradient function then changes the constant in place. (TensorFlow's own
-gradient of a function call rewrites the call likewise.)
+Evaluation must not pay for gradients. Called eagerly, the function knows whether a tape follows. In
+a graph, a constant tells the callback whether to compute them: it is false until something
+differentiates the loss, and the gradient function then changes the constant in place. (TensorFlow's
+own gradient of a function call rewrites the call likewise.)
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import tensorflow as tf
 from fastneg import _tensorflow
 from fastneg.backends import autodiff
 from fastneg.backends.numba import call, inputs, threads
+from fastneg.backends.numba.vector_ir import VECTOR_BYTES
 
 # Outputs of a callback: call.Result's fields.
 _NUM_OUTPUTS = len(call.Result._fields)
@@ -33,7 +34,7 @@ def describe() -> dict[str, Any]:
     """Returns numba's version, the width of vectors and the number of threads."""
     return {
         "version": numba.__version__,
-        "vector_bits": 8 * call.VECTOR_BYTES,
+        "vector_bits": 8 * VECTOR_BYTES,
         "threads": _num_threads(),
     }
 
@@ -78,9 +79,7 @@ def rolled_softmax(
     return run(differentiable, constants, numbers)
 
 
-def _compute(
-    arrays: Mapping[str, Any], numbers: Mapping[str, Any], with_grad: bool
-) -> call.Result:
+def _compute(arrays: Mapping[str, Any], numbers: Mapping[str, Any], with_grad: bool) -> call.Result:
     """Checks shapes and values, and runs the kernels."""
     arguments = inputs.prepare({**arrays, **numbers})
     return call.rolled_softmax(
@@ -99,9 +98,16 @@ def _unit_grads(names: Sequence[str], result: Sequence[Any]) -> list[Any]:
     return [found[name] for name in names]
 
 
-def _scaled(scale: tf.Tensor, grads: Sequence[Any], tensors: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+def _scaled(
+    scale: tf.Tensor, grads: Sequence[Any], tensors: Sequence[tf.Tensor]
+) -> list[tf.Tensor]:
     return [
-        scale * (grad if tensor.shape.rank in (grad.shape.rank, None) else tf.reshape(grad, tf.shape(tensor)))
+        scale
+        * (
+            grad
+            if tensor.shape.rank in (grad.shape.rank, None)
+            else tf.reshape(grad, tf.shape(tensor))
+        )
         for grad, tensor in zip(grads, tensors, strict=True)
     ]
 
@@ -138,7 +144,7 @@ def _graph(
         # TensorFlow turns a ValueError into an InvalidArgumentError.
         return list(_compute(dict(zip(keys, arrays, strict=True)), numbers, bool(with_grad)))
 
-    @tf.custom_gradient  # type: ignore[untyped-decorator]
+    @tf.custom_gradient
     def loss_of(*tensors: tf.Tensor) -> Any:
         with_grad = tf.constant(False)
         outputs = tf.numpy_function(
@@ -148,7 +154,9 @@ def _graph(
 
         def backward(grad_loss: tf.Tensor) -> list[tf.Tensor]:
             _tensorflow.set_constant(with_grad, True)
-            for grad, shape in zip(outputs[1:], (*[tensors[0].shape] * 2, [None], [None]), strict=True):
+            for grad, shape in zip(
+                outputs[1:], (*[tensors[0].shape] * 2, [None], [None]), strict=True
+            ):
                 grad.set_shape(shape)
             grads = _unit_grads(names, autodiff.undifferentiable(*outputs))
             return _scaled(grad_loss, grads, tensors)

@@ -1,8 +1,8 @@
 """A few threads of our own for compiled functions that release the GIL.
 
-numba's own parallel loops are not used: which threading layer they run on is one choice for the whole
-process; its OpenMP layer aborts after a fork and its built-in layer when two threads call at once, both
-of which happen in training programs.
+numba's own parallel loops are not used: which threading layer they run on is one choice for the
+whole process; its OpenMP layer aborts after a fork and its built-in layer when two threads call at
+once, and both happen in training programs.
 """
 
 from __future__ import annotations
@@ -58,10 +58,10 @@ if hasattr(os, "register_at_fork"):
 
 
 def start_helpers(job: Job, num_helpers: int) -> None:
-    """Has `num_helpers` other threads call `job(number)`, number = 1 .. num_helpers, some time soon.
+    """Has other threads call `job(number)`, number = 1 .. num_helpers, some time soon.
 
-    Does not wait: what the helpers and the caller share must tell them when there is nothing left to
-    do, and a helper may come when all is done.
+    Does not wait: what the helpers and the caller share must tell them when there is nothing left
+    to do, and a helper may come when all is done.
     """
     if num_helpers > 0:
         _pool.start(job, num_helpers)
@@ -86,7 +86,7 @@ def _quota() -> int:
 
 
 def num_threads(intra_op_threads: int = 0) -> int:
-    """FASTNEG_NUM_THREADS where it is a positive integer, else `intra_op_threads`, else all there are."""
+    """FASTNEG_NUM_THREADS where that is a positive integer, else `intra_op_threads`, else all."""
     asked = os.environ.get("FASTNEG_NUM_THREADS", "")
     if asked.isdecimal() and int(asked) > 0:
         return min(int(asked), _MAX_THREADS)
