@@ -1,7 +1,8 @@
 """Peak memory of a call beyond its inputs, results included.
 
-A plain TensorFlow form: what TensorFlow's allocator counts, exact to its rounding. Its memory stays
-with the allocator when freed, so the resident set would say nothing after the first call.
+A plain TensorFlow form: what TensorFlow's allocator counts, which on most processors leaves out
+pieces under 256 KiB. Its memory stays with the allocator when freed, so the resident set would say
+nothing after the first call.
 
 fastneg may also allocate outside TensorFlow. Its backends are measured in a process of their own,
 `python memory.py B,K,D[,dtype] BACKEND`, which prints bytes: the larger of the allocator's peak and
@@ -28,7 +29,7 @@ CALLS = 3
 ENVIRONMENT = {
     "MALLOC_MMAP_THRESHOLD_": "65536",  # Freed memory goes back to the system at once.
     "MALLOC_TRIM_THRESHOLD_": "65536",
-    "TF_CPU_ALLOCATOR_USE_BFC": "1",  # The allocator that keeps statistics.
+    "TF_CPU_ALLOCATOR_USE_BFC": "1",  # The allocator that counts every piece.
     "TF_CPP_MIN_LOG_LEVEL": "3",
 }
 

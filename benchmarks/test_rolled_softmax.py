@@ -41,11 +41,15 @@ def test_loss_and_gradients(
 
 
 @pytest.mark.parametrize("backend", ["native", "numba"])
-def test_peak_memory(board: Board, workload: Workload, backend: str) -> None:
+def test_peak_memory(
+    board: Board, workload: Workload, backend: str, pytestconfig: pytest.Config
+) -> None:
     """Peak memory of fastneg; that of the TensorFlow forms is read when they are checked."""
     name = f"fastneg {backend}"
     if not workload.compares_all or board.time_ms(workload, name) is None:
         pytest.skip("only where all baselines ran")
+    if backend != "native" and pytestconfig.getoption("--quick"):
+        pytest.skip("not with --quick")
     board.cell(workload, name).peak_extra_bytes = backend_peak(workload, backend)
 
 

@@ -35,9 +35,11 @@ class use_backend:  # noqa: N801 - used like a function.
         fastneg.BackendUnavailableError: The backend cannot be loaded; the message says why.
 
     Example:
-        >>> fastneg.use_backend("numba")
-        >>> with fastneg.use_backend("reference"):
-        ...     loss = fastneg.softmax_loss_with_negative_mining(users, items, labels)
+        >>> fastneg.use_backend("reference")
+        fastneg.use_backend('reference')
+        >>> with fastneg.use_backend("auto"):
+        ...     fastneg.build_info()["backend_chosen"]
+        'auto'
     """
 
     def __init__(self, name: str) -> None:

@@ -1,10 +1,12 @@
 """Choosing a backend, and describing the installation."""
 
+import importlib.util
 import os
 import subprocess
 import sys
 import textwrap
 import threading
+import types
 
 import pytest
 
@@ -15,7 +17,8 @@ from fastneg import backends, config
 @pytest.fixture
 def pretend_backends(monkeypatch: pytest.MonkeyPatch) -> None:
     """Native fails, numba and reference load; nothing is chosen."""
-    outcomes = {"native": OSError("no such file"), "numba": object(), "reference": object()}
+    works = types.SimpleNamespace(describe=dict)
+    outcomes = {"native": OSError("no such file"), "numba": works, "reference": works}
     monkeypatch.setattr(backends, "_outcomes", outcomes)
     monkeypatch.setattr(config, "_default", None)
     monkeypatch.setattr(config, "_overrides", [])
@@ -98,6 +101,29 @@ def test_contexts_of_two_threads_that_end_in_any_order() -> None:
     thread.join()
     assert _active() == "numba"  # What "auto" means here.
     assert config._overrides == []
+
+
+@pytest.mark.usefixtures("pretend_backends")
+def test_build_info_tells_why_the_chosen_backend_is_not_in_use(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("FASTNEG_BACKEND", "native")
+    info = fastneg.build_info()
+    assert info["backend_chosen"] == "native"
+    assert info["backend"] is None
+    assert info["backends"]["native"] == "OSError: no such file"
+
+
+@pytest.mark.parametrize("name", ["native", "numba", "reference"])
+def test_what_is_installed_loads(name: str) -> None:
+    """Other tests skip what does not load: it must not be for a mistake of the package's own."""
+    reason = backends.why_unavailable(name)
+    if name == "native":
+        assert reason is None or reason.startswith("ImportError: The native operations were not")
+    elif name == "numba":
+        assert reason is None or importlib.util.find_spec("numba") is None
+    else:
+        assert reason is None
 
 
 def test_build_info(backend: str) -> None:

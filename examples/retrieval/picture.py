@@ -81,4 +81,4 @@ def _draw_quality(axes, runs: Sequence[tuple[TrainingRun, TrainingRun]]) -> None
     axes.xaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
     axes.xaxis.set_minor_formatter(ticker.NullFormatter())
     axes.set(xlabel=f"{unit} of training", ylabel="Recall@20, held-out clicks")
-    axes.legend(handles=handles, loc="lower right")
+    axes.figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))

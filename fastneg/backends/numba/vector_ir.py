@@ -11,10 +11,18 @@ from typing import Any
 
 import llvmlite.binding as llvm
 from llvmlite import ir
-from numba import types
+from numba import config, types
 from numba.core import cgutils
 
-HAS_AVX512 = bool(llvm.get_host_cpu_features().get("avx512f", False))
+
+def _has_avx512() -> bool:
+    """Whether numba compiles for AVX-512: NUMBA_CPU_FEATURES decides where it is set."""
+    if config.CPU_FEATURES is not None:
+        return "+avx512f" in config.CPU_FEATURES.split(",")
+    return bool(llvm.get_host_cpu_features().get("avx512f", False))
+
+
+HAS_AVX512 = _has_avx512()
 VECTOR_BYTES = 64 if HAS_AVX512 else 32
 
 # Vectors that a row is padded to a multiple of.

@@ -1,0 +1,26 @@
+"""The examples in docstrings work as printed."""
+
+import doctest
+
+import pytest
+import tensorflow as tf
+
+import fastneg
+from fastneg import config
+
+
+@pytest.mark.parametrize(
+    "documented",
+    [fastneg.softmax_loss_with_negative_mining, fastneg.use_backend],
+    ids=lambda value: value.__name__,
+)
+def test_examples(monkeypatch: pytest.MonkeyPatch, documented: object) -> None:
+    monkeypatch.setattr(config, "_default", None)
+    monkeypatch.setattr(config, "_resolved", None)
+    tests = doctest.DocTestFinder(recurse=False).find(
+        documented, globs={"fastneg": fastneg, "tf": tf}
+    )
+    assert sum(len(test.examples) for test in tests) > 0
+    runner = doctest.DocTestRunner()
+    for test in tests:
+        assert runner.run(test).failed == 0
