@@ -3,6 +3,7 @@
 #ifndef FASTNEG_CORE_CPU_GATHER_ITEM_GRADS_H_
 #define FASTNEG_CORE_CPU_GATHER_ITEM_GRADS_H_
 
+#include "core/cpu/flush_denormals.h"
 #include "core/cpu/gathered_plan.h"
 #include "core/cpu/gathered_rows.h"
 #include "core/cpu/prepare_rows.h"
@@ -59,6 +60,7 @@ void GatherItemGradTile(const GatheredPlan& plan, const Candidates& candidates, 
 
 template <typename T>
 void GatherRolledItemGrads(void* context, int64_t tile) {
+  const FlushDenormals flush;
   const GatheredPlan& plan = *static_cast<const GatheredPlan*>(context);
   GatherItemGradTile<T>(plan, RolledCandidates(plan), tile);
 }

@@ -1,4 +1,5 @@
 // The kernels of one instruction set. Compiled once for each, with FASTNEG_ISA_NAMESPACE naming it.
+#include "core/cpu/flush_denormals.h"
 #include "core/cpu/gather_item_grads.h"
 #include "core/cpu/gathered_plan.h"
 #include "core/cpu/prepare_rows.h"
@@ -20,6 +21,7 @@ void ScaleRange(const ScaleGradArgs& args, int64_t begin, int64_t end) {
 }
 
 void ScaleGradKernel(const ScaleGradArgs& args, int64_t begin, int64_t end) {
+  const FlushDenormals flush;
   switch (args.dtype) {
     case DType::kFloat64:
       return ScaleRange<double, double>(args, begin, end);

@@ -4,6 +4,7 @@
 #define FASTNEG_CORE_CPU_PREPARE_ROWS_H_
 
 #include "core/cpu/convert.h"
+#include "core/cpu/flush_denormals.h"
 #include "core/cpu/gathered_plan.h"
 #include "core/cpu/gathered_rows.h"
 #include "core/cpu/simd_math.h"
@@ -98,6 +99,7 @@ PrepareFunction<T> ChoosePrepare(const GatheredPlan& plan) {
 // A tile of item rows.
 template <typename T>
 void PrepareItems(void* context, int64_t tile) {
+  const FlushDenormals flush;
   const GatheredPlan& plan = *static_cast<const GatheredPlan*>(context);
   const PrepareFunction<T> prepare = ChoosePrepare<T>(plan);
   const int64_t begin = tile * plan.tile_rows;

@@ -3,6 +3,8 @@
 #ifndef FASTNEG_CORE_CPU_SCORE_ROWS_H_
 #define FASTNEG_CORE_CPU_SCORE_ROWS_H_
 
+#include "core/cpu/candidate_facts.h"
+#include "core/cpu/flush_denormals.h"
 #include "core/cpu/gathered_plan.h"
 #include "core/cpu/gathered_rows.h"
 #include "core/cpu/prepare_rows.h"
@@ -18,6 +20,7 @@ class RowTile {
   RowTile(const GatheredPlan& plan, const Candidates& candidates, int64_t tile)
       : plan_(plan),
         candidates_(candidates),
+        facts_(plan),
         params_{T(plan.gamma), T(plan.margin), T(plan.t)},
         begin_(tile * plan.tile_rows),
         end_(begin_ + plan.tile_rows < plan.batch_size ? begin_ + plan.tile_rows : plan.batch_size),
@@ -46,10 +49,6 @@ class RowTile {
 
   const T* User(int64_t i) const { return static_cast<const T*>(plan_.user) + i * plan_.row_stride; }
   const T* Item(int64_t j) const { return static_cast<const T*>(plan_.item) + j * plan_.row_stride; }
-  T NegLogProb(int64_t j) const {
-    return plan_.neg_log_prob == nullptr ? T(0) : static_cast<const T*>(plan_.neg_log_prob)[j];
-  }
-
   // Prepares the tile's user rows, and fills in what is known before the negatives are: the positive's score and logit
   // and the number subtracted from every logit.
   __attribute__((noinline)) void PrepareUsers() {
@@ -78,7 +77,7 @@ class RowTile {
       sums_[r] = Zero<T>();
       if (plan_.want_scalars) score_sums_[r] = hard_sums_[r] = Zero<T>();
       positive_[r] = Dot(user, Item(i), chunks_) - params_.margin;
-      positive_logit_[r] = params_.gamma * positive_[r] + NegLogProb(i);
+      positive_logit_[r] = params_.gamma * positive_[r] + facts_.NegLogProb(i);
       const T upper = LogitBound(plan_.normalise ? item_bound : norm * item_bound, params_) + T(plan_.max_neg_log_prob);
       const T highest = upper > positive_logit_[r] ? upper : positive_logit_[r];
       if (!ReferenceFromBounds(positive_logit_[r], highest, &reference_[r])) reference_[r] = LargestLogit(i);
@@ -97,35 +96,14 @@ class RowTile {
       group.ItemOffsets(i, offsets);
       const Vec<T> score = Dots<T, 1>(&query, Item(0), offsets, chunks_);
       const auto hard = IsHard<Vec<T>>(Broadcast(positive_[r]), score);
-      Vec<T> logit = params_.gamma * (hard ? HardScore(score, params_) : score) + GatherNegLogProb(items);
+      Vec<T> logit = params_.gamma * (hard ? HardScore(score, params_) : score) + facts_.GatherNegLogProb(items);
       int64_t own_rows[kL];
       for (int l = 0; l < kL; ++l) own_rows[l] = i;
-      logit = Hits(own_rows, items) ? largest : logit;
+      logit = facts_.Hits(own_rows, items) ? largest : logit;
       // A NaN stays: comparisons with it are false.
       largest = largest >= logit ? largest : logit;
     }
     return MaxLane<T>(largest);
-  }
-
-  FASTNEG_INLINE Vec<T> GatherNegLogProb(const int64_t* items) const {
-    Vec<T> result = Zero<T>();
-    if (plan_.neg_log_prob != nullptr) {
-      T lanes[kL];
-      for (int l = 0; l < kL; ++l) lanes[l] = static_cast<const T*>(plan_.neg_log_prob)[items[l]];
-      result = Load(lanes);
-    }
-    return result;
-  }
-
-  // Lanes whose candidate has the id of its row: accidental hits.
-  FASTNEG_INLINE Mask<T> Hits(const int64_t* rows, const int64_t* items) const {
-    Mask<T> mask{};
-    if (plan_.candidate_ids != nullptr) {
-      typename Simd<T>::Int lanes[kL];
-      for (int l = 0; l < kL; ++l) lanes[l] = plan_.candidate_ids[items[l]] == plan_.candidate_ids[rows[l]] ? -1 : 0;
-      __builtin_memcpy(&mask, lanes, sizeof(mask));
-    }
-    return mask;
   }
 
   // Candidates first .. first + n - 1 of every active row, n = min(kL / kQueries, left); kQueries rows share a vector.
@@ -205,15 +183,15 @@ class RowTile {
     const Vec<T> sv_score = hard ? HardScore(score, params_) : score;
     Vec<T> exponent = params_.gamma * sv_score - reference;
     Mask<T> kept = in_use;
-    if (plan_.neg_log_prob != nullptr || plan_.candidate_ids != nullptr) {
+    if (facts_.any()) {
       int64_t items[kL], own_rows[kL];
       for (int q = 0; q < kQueries; ++q) {
         const int64_t i = begin_ + rows[q < count ? q : 0];
         group.Items(i, items + q * kPerQuery);
         for (int l = q * kPerQuery; l < (q + 1) * kPerQuery; ++l) own_rows[l] = i;
       }
-      exponent += GatherNegLogProb(items);
-      kept = kept & ~Hits(own_rows, items);
+      exponent += facts_.GatherNegLogProb(items);
+      kept = kept & ~facts_.Hits(own_rows, items);
     }
     // The references keep exponents below kExponentsAbove but for the rounding of huge logits. NaN passes.
     constexpr T kHighest = T(kExponentsAbove + 5);
@@ -349,6 +327,7 @@ class RowTile {
 
   const GatheredPlan& plan_;
   const Candidates candidates_;
+  const CandidateFacts<T> facts_;
   const SvSoftmaxParams<T> params_;
   const int64_t begin_, end_, chunks_;
   int64_t num_active_ = 0;
@@ -366,6 +345,7 @@ class RowTile {
 
 template <typename T>
 void ScoreRolledRows(void* context, int64_t tile) {
+  const FlushDenormals flush;
   const GatheredPlan& plan = *static_cast<const GatheredPlan*>(context);
   RowTile<T, RolledCandidates>(plan, RolledCandidates(plan), tile).Run();
 }
