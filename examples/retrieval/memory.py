@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,7 @@ class PeakMemory:
 
     def __init__(self) -> None:
         """Takes the present resident memory as the zero."""
+        _return_free_memory()
         self._start_kib = _status_kib("VmRSS")
         self._peak_kib: int | None = None
 
@@ -36,6 +38,12 @@ class PeakMemory:
     def mib(self) -> float | None:
         """The peak in MiB, or None where the system does not tell."""
         return None if self._peak_kib is None else self._peak_kib / 1024
+
+
+def _return_free_memory() -> None:
+    """Hands freed heap back to the system, so that its later reuse is counted (glibc only)."""
+    with contextlib.suppress(AttributeError, OSError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _status_kib(field: str) -> int | None:

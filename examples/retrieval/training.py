@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -58,6 +59,7 @@ class Schedule:
     Attributes:
         time_limit_s: training seconds after which a run ends, or None.
         num_checkpoints: evaluations, evenly spread over the epochs; the last one is at the end.
+            With a time limit also over the time, for runs that do not come far.
     """
 
     batch_size: int
@@ -82,6 +84,17 @@ class Schedule:
         marks = np.linspace(0, self.num_epochs, min(self.num_checkpoints, self.num_epochs) + 1)
         return {round(mark) - 1 for mark in marks[1:]}
 
+    def is_over(self, seconds: float) -> bool:
+        """Whether the time limit has been reached."""
+        return self.time_limit_s is not None and seconds >= self.time_limit_s
+
+    def is_overdue(self, run: TrainingRun) -> bool:
+        """Whether a training that will not finish in time has gone long without a look."""
+        if self.time_limit_s is None:
+            return False
+        last_s = 60 * run.checkpoints[-1].minutes if run.checkpoints else 0.0
+        return run.seconds - last_s >= self.time_limit_s / self.num_checkpoints
+
 
 def train(
     title: str,
@@ -101,6 +114,8 @@ def train(
     step_seconds: list[float] = []
 
     def check(num_steps: int) -> None:
+        if run.checkpoints and run.checkpoints[-1].num_steps == num_steps:
+            return
         quality = evaluate(model.user_tower.table.numpy(), model.item_tower.table.numpy())
         run.checkpoints.append(Checkpoint(num_steps, run.seconds / 60, quality))
 
@@ -110,7 +125,8 @@ def train(
         batches = schedule.epoch_batches(data, epoch)
         for part in _parts(steps_per_epoch, step_seconds):
             tensors = [tf.constant(array[part]) for array in batches]
-            with memory.watch():
+            # Evaluations leave memory behind that would be counted from then on.
+            with contextlib.nullcontext() if run.checkpoints else memory.watch():
                 start = time.perf_counter()
                 losses.append(train_steps(*tensors).numpy())
                 seconds = time.perf_counter() - start
@@ -121,8 +137,10 @@ def train(
             if run.checkpoints:
                 note += f"  recall {run.checkpoints[-1].quality.recall:.4f}"
             progress.update(done, note)
-            if schedule.time_limit_s is not None and run.seconds > schedule.time_limit_s:
+            if schedule.is_over(run.seconds):
                 break
+            if schedule.is_overdue(run):
+                check(done)
         stopped = done < (epoch + 1) * steps_per_epoch
         if epoch in checkpoint_epochs or stopped:
             check(done)
