@@ -16,7 +16,7 @@ from typing import Any
 
 from numba import njit
 
-from fastneg.backends.numba.atomics import fetch_add, relax
+from fastneg.backends.numba.atomics import fetch_add, flush_denormals, relax, set_float_mode
 from fastneg.backends.numba.item_grads import WRAP_ROWS, gather_tile, wrap_rows
 from fastneg.backends.numba.rows import prepare_tile
 from fastneg.backends.numba.scores import score_tile
@@ -39,6 +39,7 @@ def make_run(source: str) -> Any:
         """
         if source == "":
             return
+        float_mode = flush_denormals()
         num_tiles = -(-plan.active.size // plan.tile_rows)
         num_wraps = -(-plan.shifts.size // WRAP_ROWS)
         for phase in range(4 if plan.with_grad else 2):
@@ -60,6 +61,7 @@ def make_run(source: str) -> Any:
                 fetch_add(counters, finished, 1)
             while fetch_add(counters, finished, 0) < num_tasks:
                 relax()
+        set_float_mode(float_mode)
 
     options = {"nogil": True, "error_model": "numpy"}
     try:
