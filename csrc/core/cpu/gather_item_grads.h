@@ -15,6 +15,20 @@ namespace fastneg::cpu::FASTNEG_ISA_NAMESPACE {
 // shifts to stay in the second-level cache.
 constexpr int64_t kItemGroup = 32;
 
+// The same as AddWeightedRows without the terms of weight 0, for the many that there are where few rows are active.
+template <typename T>
+FASTNEG_INLINE void AddNonzero(const WeightedSum<T>& sum, int64_t dim, bool add, T* out) {
+  T weights[kItemGroup + 1];
+  int64_t offsets[kItemGroup + 1];
+  int64_t used = 0;
+  for (int64_t k = 0; k < sum.count; ++k) {
+    weights[used] = *sum.Weight(k);
+    offsets[used] = sum.offsets[k];
+    used += weights[used] != 0;
+  }
+  AddWeightedRows<T, 1>({weights, nullptr, sum.rows, offsets, sum.row_stride, used}, dim, add, out);
+}
+
 template <typename T, typename Candidates>
 void GatherItemGradTile(const GatheredPlan& plan, const Candidates& candidates, int64_t tile) {
   const int64_t begin = tile * plan.tile_rows;
@@ -23,32 +37,34 @@ void GatherItemGradTile(const GatheredPlan& plan, const Candidates& candidates, 
   const T* user = static_cast<const T*>(plan.user);
   const T* exp_weights = static_cast<const T*>(plan.exp_weights);
   T* grad_item = static_cast<T*>(plan.grad_item);
+  int64_t offsets[kItemGroup + 1], weight_offsets[kItemGroup + 1];
   for (int64_t first = 0; first < plan.num_candidates; first += kItemGroup) {
     const int64_t n = plan.num_candidates - first < kItemGroup ? plan.num_candidates - first : kItemGroup;
     const typename Candidates::template Group<kItemGroup> group(candidates, first, n);
-    for (int64_t j = begin; j < end; ++j) {
-      // Aligned, because a vector store that crosses a line would not be forwarded to the loads of its elements.
-      alignas(64) int64_t offsets[kItemGroup + 1];
-      alignas(64) int64_t weight_offsets[kItemGroup];
-      T weights[kItemGroup + 1];
-      group.UserOffsets(j, offsets, weight_offsets);
-      int64_t used = 0;
-      if (plan.sparse) {
-        for (int64_t k = 0; k < n; ++k) {
-          const T weight = exp_weights[weight_offsets[k]];
-          weights[used] = weight;
-          offsets[used] = offsets[k];
-          used += weight != 0;
+    for (int64_t j = begin; j < end;) {
+      int64_t stop = group.UserOffsets(j, offsets, weight_offsets);
+      if (stop > end) stop = end;
+      WeightedSum<T> sum{nullptr, weight_offsets, nullptr, offsets, plan.row_stride, n};
+      if (first == 0) {  // The positive: the row's own user.
+        offsets[n] = 0;
+        weight_offsets[n] = static_cast<const T*>(plan.positive_weights) - exp_weights;
+        ++sum.count;
+      }
+      while (j < stop) {
+        sum.weights = exp_weights + j;
+        sum.rows = user + j * plan.row_stride;
+        T* grad = grad_item + j * dim;
+        if (plan.sparse) {
+          AddNonzero<T>(sum, dim, first > 0, grad);
+          j += 1;
+        } else if (j + 1 < stop) {
+          AddWeightedRows<T, 2>(sum, dim, first > 0, grad);
+          j += 2;
+        } else {
+          AddWeightedRows<T, 1>(sum, dim, first > 0, grad);
+          j += 1;
         }
-      } else {
-        for (; used < n; ++used) weights[used] = exp_weights[weight_offsets[used]];
       }
-      if (first == 0) {
-        const T positive = -static_cast<const T*>(plan.negative_sum)[j];  // e_0 - sum
-        weights[used] = positive;
-        offsets[used++] = j * plan.row_stride;
-      }
-      WeightedRows<T>(weights, user, offsets, used, dim, first > 0, grad_item + j * dim);
     }
   }
   if (!plan.normalise) return;

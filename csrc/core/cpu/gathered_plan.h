@@ -57,7 +57,8 @@ struct GatheredPlan {
   void* user = nullptr;          // [B, row_stride] prepared rows.
   void* item = nullptr;          // [B, row_stride]
   void* item_inverse = nullptr;  // [B] 1 / norm; negative where the norm was clipped (no projection then).
-  void* negative_sum = nullptr;  // [B] sum of the negatives' exponentials.
+  // [B] d sum / d score of the positive: minus the sum of the negatives' exponentials.
+  void* positive_weights = nullptr;
   void* neg_log_prob = nullptr;  // [B] -log q, or null.
   void* exp_weights = nullptr;   // [K, exp_stride] d sum / d score of every negative, or null.
   void* block_norms = nullptr;   // [num_blocks] largest norm of item rows; only where not normalised.

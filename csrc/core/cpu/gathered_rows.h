@@ -10,23 +10,6 @@
 
 namespace fastneg::cpu::FASTNEG_ISA_NAMESPACE {
 
-typedef int64_t IndexVec __attribute__((vector_size(kVectorBytes)));
-constexpr int kIndexLanes = kVectorBytes / 8;
-
-FASTNEG_INLINE IndexVec LoadIndices(const int64_t* p) {
-  IndexVec v;
-  __builtin_memcpy(&v, p, sizeof(v));
-  return v;
-}
-
-// Makes the compiler take the values from memory where they are used: cheaper than pulling them out of vectors.
-template <int kSize>
-FASTNEG_INLINE void KeepInMemory(int64_t* p) {
-  __asm__("" : "+m"(*reinterpret_cast<int64_t (*)[kSize]>(p)));
-}
-
-FASTNEG_INLINE void StoreIndices(int64_t* p, IndexVec v) { __builtin_memcpy(p, &v, sizeof(v)); }
-
 // The length of prepared rows in vectors, padding that helps unrolling included; at least 1.
 template <typename T>
 FASTNEG_INLINE int64_t RowChunks(const GatheredPlan& plan) {
@@ -84,75 +67,121 @@ FASTNEG_INLINE Vec<T> Dots(const T* const* queries, const T* candidates, const i
   return DotsInBlocks<T, kQueries, 1>(queries, candidates, offsets, chunks);
 }
 
-// The dot product of two prepared rows, with the bits that Dots gives.
-template <typename T>
-FASTNEG_INLINE T Dot(const T* a, const T* b, int64_t chunks) {
-  Vec<T> sum = Zero<T>();
-  for (int64_t c = 0; c < chunks; ++c) sum += LoadAligned(a + c * kLanes<T>) * LoadAligned(b + c * kLanes<T>);
-  return Sum<T>(sum);
-}
+// How sums over rows are formed, everywhere in this file: each element in the order of k, starting from what is there.
+// So it does not matter how many elements or rows a loop takes at a time.
 
-// kChunks vectors at `offset` of sum_k weights[k] * (the row at rows + offsets[k]), added to what stands in `out` if
-// `add`. Only `valid` elements of the last vector exist in `out`.
-template <typename T, int kChunks>
-FASTNEG_INLINE void WeightedChunks(const T* weights, const T* rows, const int64_t* offsets, int64_t count,
-                                   int64_t offset, bool add, int64_t valid, T* out) {
-  constexpr int kChains = kChunks >= 8 ? 1 : 2;  // Enough independent sums to hide the latency of an addition.
-  Vec<T> sums[kChains * kChunks];
-  out += offset;
-  rows += offset;
-#pragma GCC unroll 16
-  for (int c = 0; c < kChains * kChunks; ++c) sums[c] = Zero<T>();
-  if (add) {
-#pragma GCC unroll 8
-    for (int c = 0; c + 1 < kChunks; ++c) sums[c] = Load(out + c * kLanes<T>);
-    const T* last = out + (kChunks - 1) * kLanes<T>;
-    sums[kChunks - 1] = valid == kLanes<T> ? Load(last) : LoadPartial(last, valid);
-  }
-  int64_t k = 0;
-  for (; k + kChains <= count; k += kChains) {
-#pragma GCC unroll 2
-    for (int chain = 0; chain < kChains; ++chain) {
-      const Vec<T> weight = Broadcast(weights[k + chain]);
-      const T* row = rows + offsets[k + chain];
-#pragma GCC unroll 8
-      for (int c = 0; c < kChunks; ++c) sums[chain * kChunks + c] += weight * LoadAligned(row + c * kLanes<T>);
-    }
-  }
-  if (kChains == 2 && k < count) {
-    const Vec<T> weight = Broadcast(weights[k]);
-#pragma GCC unroll 8
-    for (int c = 0; c < kChunks; ++c) sums[c] += weight * LoadAligned(rows + offsets[k] + c * kLanes<T>);
-  }
+// Loads and stores the first `size` elements of kChunks vectors; all of them if kWhole. (Without branches between the
+// vectors: they would tempt the compiler to move the arithmetic that follows in between.)
+template <typename T, int kChunks, bool kWhole>
+FASTNEG_INLINE void LoadChunks(const T* p, int64_t size, Vec<T>* v) {
+  constexpr int64_t kL = kLanes<T>;
 #pragma GCC unroll 8
   for (int c = 0; c < kChunks; ++c) {
-    if (kChains == 2) sums[c] += sums[kChunks + c];
-    if (c + 1 < kChunks || valid == kLanes<T>) {
-      Store(out + c * kLanes<T>, sums[c]);
-    } else {
-      StorePartial(out + c * kLanes<T>, sums[c], valid);
-    }
+    const int64_t left = size - c * kL;
+    v[c] = kWhole ? Load(p + c * kL) : LoadPartial(p + c * kL, left < 0 ? 0 : left < kL ? left : kL);
   }
 }
 
-// out[0 .. dim) = (add ? out : 0) + sum_k weights[k] * (the prepared row at rows + offsets[k]); `out` is dense.
+template <typename T, int kChunks, bool kWhole>
+FASTNEG_INLINE void StoreChunks(const Vec<T>* v, int64_t size, T* p) {
+  constexpr int64_t kL = kLanes<T>;
+#pragma GCC unroll 8
+  for (int c = 0; c < kChunks; ++c) {
+    const int64_t left = size - c * kL;
+    kWhole ? Store(p + c * kL, v[c]) : StorePartial(p + c * kL, v[c], left < 0 ? 0 : left < kL ? left : kL);
+  }
+}
+
+// The sums of kRows rows: row r gathers weights[weight_offsets[k] + r] times the prepared row at
+// rows + offsets[k] + r * row_stride.
 template <typename T>
-FASTNEG_INLINE void WeightedRows(const T* weights, const T* rows, const int64_t* offsets, int64_t count, int64_t dim,
-                                 bool add, T* out) {
-  const int64_t chunks = (dim + kLanes<T> - 1) / kLanes<T>;
-  int64_t c = 0;
-  const auto valid = [&](int64_t end) { return end < chunks ? kLanes<T> : dim - (chunks - 1) * kLanes<T>; };
-  for (; c + 8 <= chunks; c += 8)
-    WeightedChunks<T, 8>(weights, rows, offsets, count, c * kLanes<T>, add, valid(c + 8), out);
-  if (c + 4 <= chunks) {
-    WeightedChunks<T, 4>(weights, rows, offsets, count, c * kLanes<T>, add, valid(c + 4), out);
-    c += 4;
+struct WeightedSum {
+  const T* weights;
+  const int64_t* weight_offsets;  // Null: k.
+  const T* rows;
+  const int64_t* offsets;
+  int64_t row_stride;
+  int64_t count;  // Of k.
+
+  FASTNEG_INLINE const T* Weight(int64_t k) const {
+    return weights + (weight_offsets == nullptr ? k : weight_offsets[k]);
   }
-  if (c + 2 <= chunks) {
-    WeightedChunks<T, 2>(weights, rows, offsets, count, c * kLanes<T>, add, valid(c + 2), out);
-    c += 2;
+};
+
+// kChunks vectors at element d of kRows sums, added to what stands in `out` if `add`. `out` is dense, `dim` a row.
+template <typename T, int kChunks, int kRows, bool kWhole>
+FASTNEG_INLINE void WeightedChunks(const WeightedSum<T>& sum, int64_t d, int64_t dim, bool add, T* out) {
+  Vec<T> sums[kRows][kChunks];
+#pragma GCC unroll 2
+  for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 8
+    for (int c = 0; c < kChunks; ++c) sums[r][c] = Zero<T>();
   }
-  if (c < chunks) WeightedChunks<T, 1>(weights, rows, offsets, count, c * kLanes<T>, add, valid(c + 1), out);
+  if (add) {
+#pragma GCC unroll 2
+    for (int r = 0; r < kRows; ++r) LoadChunks<T, kChunks, kWhole>(out + r * dim + d, dim - d, sums[r]);
+  }
+  for (int64_t k = 0; k < sum.count; ++k) {
+    const T* weight = sum.Weight(k);
+    const T* row = sum.rows + sum.offsets[k] + d;
+#pragma GCC unroll 2
+    for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 8
+      for (int c = 0; c < kChunks; ++c)
+        sums[r][c] += Broadcast(weight[r]) * LoadAligned(row + r * sum.row_stride + c * kLanes<T>);
+    }
+  }
+#pragma GCC unroll 2
+  for (int r = 0; r < kRows; ++r) StoreChunks<T, kChunks, kWhole>(sums[r], dim - d, out + r * dim + d);
+}
+
+template <typename T, int kRows>
+FASTNEG_INLINE void AddWeightedRows(const WeightedSum<T>& sum, int64_t dim, bool add, T* out) {
+  constexpr int64_t kL = kLanes<T>;
+  int64_t d = 0;
+  for (; dim - d >= 8 * kL; d += 8 * kL) WeightedChunks<T, 8, kRows, true>(sum, d, dim, add, out);
+  if (dim - d >= 4 * kL) {
+    WeightedChunks<T, 4, kRows, true>(sum, d, dim, add, out);
+    d += 4 * kL;
+  }
+  if (dim - d > 2 * kL) {
+    WeightedChunks<T, 4, kRows, false>(sum, d, dim, add, out);
+  } else if (dim - d > kL) {
+    WeightedChunks<T, 2, kRows, false>(sum, d, dim, add, out);
+  } else if (dim > d) {
+    WeightedChunks<T, 1, kRows, false>(sum, d, dim, add, out);
+  }
+}
+
+// Dots of one row that is kChunks vectors long, and between them a WeightedSum of kLanes others into `out`: the loads
+// of the one hide behind the arithmetic of the other. Needs kChunks registers for each, and a few more.
+template <typename T, int kChunks, bool kWhole>
+FASTNEG_INLINE Vec<T> DotsWhileAdding(const T* query, const T* candidates, const int64_t* offsets,
+                                      const WeightedSum<T>& sum, int64_t dim, bool add, T* out) {
+  Vec<T> query_chunks[kChunks], sums[kChunks];
+  Vec<T> stack[7];  // For up to 64 lanes.
+#pragma GCC unroll 8
+  for (int c = 0; c < kChunks; ++c) query_chunks[c] = LoadAligned(query + c * kLanes<T>);
+#pragma GCC unroll 8
+  for (int c = 0; c < kChunks; ++c) sums[c] = Zero<T>();
+  if (add) LoadChunks<T, kChunks, kWhole>(out, dim, sums);
+#pragma GCC unroll 16
+  for (int l = 0; l < kLanes<T>; ++l) {
+    const T* candidate = candidates + offsets[l];
+    Vec<T> dot = query_chunks[0] * LoadAligned(candidate);
+    DoNotFuse(dot);
+#pragma GCC unroll 8
+    for (int c = 1; c < kChunks; ++c) dot += query_chunks[c] * LoadAligned(candidate + c * kLanes<T>);
+    const Vec<T> weight = Broadcast(sum.weights[l]);
+    const T* row = sum.rows + sum.offsets[l];
+#pragma GCC unroll 8
+    for (int c = 0; c < kChunks; ++c) sums[c] += weight * LoadAligned(row + c * kLanes<T>);
+    PushForSums<T>(l, dot, stack);
+  }
+  StoreChunks<T, kChunks, kWhole>(sums, dim, out);
+  int last = 0;
+  while ((1 << last) < kLanes<T>) ++last;
+  return stack[last];
 }
 
 }  // namespace fastneg::cpu::FASTNEG_ISA_NAMESPACE

@@ -16,83 +16,130 @@ constexpr double kNormEpsilon = 1e-12;
 // Probabilities are clipped below at this before their logarithm is taken.
 constexpr double kLowestProbability = 1e-9;
 
-// Writes one prepared row; returns 1 / norm, negative where epsilon took the place of the sum.
+// Rows of a [B, D] matrix on their way to prepared ones.
+template <typename T>
+struct RowsToPrepare {
+  const int64_t* rows;  // [count]
+  int64_t count;        // At most kLanes<T>.
+  T* out;               // Prepared row i lies at out + i * plan.row_stride.
+};
+
+// What is known of prepared rows, in the order of RowsToPrepare::rows.
+template <typename T>
+struct PreparedRows {
+  T inverse[kLanes<T>];  // 1 / norm; negative where epsilon took the place of the sum. 1 where not normalised.
+  T norm[kLanes<T>];     // Only where not normalised.
+};
+
 template <typename T, typename Storage>
-FASTNEG_INLINE T PrepareRow(const Storage* row, int64_t dim, int64_t stride, bool normalise, T* out, T* norm) {
-  constexpr int kLanes = cpu::FASTNEG_ISA_NAMESPACE::kLanes<T>;
-  const int64_t whole = dim - dim % kLanes;
-  Vec<T> sums[2] = {Zero<T>(), Zero<T>()};
-  int64_t d = 0;
-  int chain = 0;
-  for (; d < whole; d += kLanes, chain ^= 1) {
-    const Vec<T> x = LoadWidened<T>(row + d, kLanes);
-    StoreAligned(out + d, x);
-    sums[chain] += x * x;
+void PrepareRows(const GatheredPlan& plan, const void* matrix, int64_t matrix_stride, const RowsToPrepare<T>& rows,
+                 PreparedRows<T>* prepared) {
+  constexpr int64_t kL = kLanes<T>;
+  const Storage* source = static_cast<const Storage*>(matrix);
+  const int64_t dim = plan.embedding_dim;
+  const int64_t whole = dim - dim % kL;
+  Vec<T> squares[kL];
+  for (int64_t l = 0; l < kL; ++l) {
+    squares[l] = Zero<T>();
+    if (l >= rows.count) continue;
+    const Storage* row = source + rows.rows[l] * matrix_stride;
+    Vec<T> sum = Zero<T>();
+    for (int64_t d = 0; d < whole; d += kL) {
+      const Vec<T> x = LoadWidened<T>(row + d, kL);
+      sum += x * x;
+    }
+    if (whole < dim) {
+      const Vec<T> x = LoadWidened<T>(row + whole, dim - whole);
+      sum += x * x;
+    }
+    squares[l] = sum;
   }
-  if (d < dim) {
-    const Vec<T> x = LoadWidened<T>(row + d, dim - d);
-    StoreAligned(out + d, x);
-    sums[0] += x * x;
-    d += kLanes;
+  Vec<T> square = TransposedSums<T>(squares);
+  T scales[kL];
+  if (plan.normalise) {
+    // Not `square >= epsilon`: a NaN has to reach the row, not to be clipped away.
+    const auto clipped = square < T(kNormEpsilon);
+    square = clipped ? Broadcast(T(kNormEpsilon)) : square;
+    const Vec<T> scale = T(1) / SquareRoot<T>(square);
+    Store(scales, scale);
+    Store(prepared->inverse, clipped ? -scale : scale);
+  } else {
+    Store(scales, Broadcast(T(1)));
+    Store(prepared->inverse, Broadcast(T(1)));
+    Store(prepared->norm, SquareRoot<T>(square));
   }
-  for (; d < stride; d += kLanes) StoreAligned(out + d, Zero<T>());
-  const T square = Sum<T>(sums[0] + sums[1]);
-  if (!normalise) {
-    *norm = __builtin_sqrt(square);
-    return T(1);
+  for (int64_t l = 0; l < rows.count; ++l) {
+    const Storage* row = source + rows.rows[l] * matrix_stride;
+    T* out = rows.out + rows.rows[l] * plan.row_stride;
+    const Vec<T> scale = Broadcast(scales[l]);
+    for (int64_t d = 0; d < whole; d += kL) StoreAligned(out + d, scale * LoadWidened<T>(row + d, kL));
+    int64_t d = whole;
+    if (whole < dim) {
+      StoreAligned(out + whole, scale * LoadWidened<T>(row + whole, dim - whole));
+      d += kL;
+    }
+    for (; d < plan.row_stride; d += kL) StoreAligned(out + d, Zero<T>());
   }
-  // Not `square >= epsilon`: a NaN has to reach the row, not to be clipped away.
-  const bool clipped = square < T(kNormEpsilon);
-  const T inverse = T(1) / __builtin_sqrt(clipped ? T(kNormEpsilon) : square);
-  const Vec<T> scale = Broadcast(inverse);
-  for (int64_t c = 0; c < stride; c += kLanes) StoreAligned(out + c, LoadAligned(out + c) * scale);
-  return clipped ? -inverse : inverse;
 }
 
-// grad with respect to a normalised row -> grad with respect to the row: (g - (g . v) v) / norm. A zero gradient stays
-// zero whatever the row holds: it belongs to a row that nobody used.
+// From a gradient with respect to a normalised row v to one with respect to the row itself: (g - (g . v) v) / norm. A
+// zero gradient stays zero whatever the row holds: it belongs to a row that nobody used.
+//
+// First Meet every vector of both, then Close, then Apply to every vector.
+template <typename T>
+class NormalisationGrad {
+ public:
+  // `inverse` as PreparedRows has it.
+  explicit NormalisationGrad(T inverse) : inverse_(inverse) {}
+
+  FASTNEG_INLINE void Meet(Vec<T> grad, Vec<T> row) {
+    touched_ |= grad != T(0);
+    dot_ += grad * row;
+  }
+
+  FASTNEG_INLINE void Close(bool normalise) {
+    if (!normalise || !Any<T>(touched_)) return;
+    projects_ = !(inverse_ < 0);
+    along_ = Sum<T>(dot_);
+    length_ = projects_ ? inverse_ : -inverse_;
+  }
+
+  FASTNEG_INLINE Vec<T> Apply(Vec<T> grad, Vec<T> row) const {
+    return length_ * (projects_ ? grad - along_ * row : grad);
+  }
+
+ private:
+  const T inverse_;
+  bool projects_ = false;
+  T length_ = 1, along_ = 0;
+  Vec<T> dot_ = Zero<T>();
+  Mask<T> touched_{};
+};
+
+// `grad` of a row that was normalised, in place.
 template <typename T>
 FASTNEG_INLINE void ThroughNormalisation(const T* row, T inverse, int64_t dim, T* grad) {
-  constexpr int kL = kLanes<T>;
-  Vec<T> dot = Zero<T>();
-  Mask<T> touched{};
-  for (int64_t d = 0; d < dim; d += kL) {
-    const Vec<T> g = dim - d < kL ? LoadPartial(grad + d, dim - d) : Load(grad + d);
-    touched |= g != T(0);
-    dot += g * LoadAligned(row + d);
-  }
-  if (!Any<T>(touched)) return;
-  const bool clipped = inverse < 0;
-  const T length = clipped ? -inverse : inverse;
-  const T along = clipped ? T(0) : Sum<T>(dot);
-  for (int64_t d = 0; d < dim; d += kL) {
-    const int64_t valid = dim - d < kL ? dim - d : kL;
-    const Vec<T> g = valid == kL ? Load(grad + d) : LoadPartial(grad + d, valid);
-    const Vec<T> result = length * (g - along * LoadAligned(row + d));
-    valid == kL ? Store(grad + d, result) : StorePartial(grad + d, result, valid);
-  }
-}
-
-// Row i of a [B, D] matrix of Storage elements.
-template <typename T, typename Storage>
-void PrepareMatrixRow(const GatheredPlan& plan, const void* matrix, int64_t stride, int64_t i, T* out, T* inverse,
-                      T* norm) {
-  *inverse = PrepareRow<T>(static_cast<const Storage*>(matrix) + i * stride, plan.embedding_dim, plan.row_stride,
-                           plan.normalise, out, norm);
+  NormalisationGrad<T> through(inverse);
+  ForChunks<T>(dim, [&](int64_t d, int64_t valid)
+                        FASTNEG_LAMBDA_INLINE { through.Meet(LoadValid(grad + d, valid), LoadAligned(row + d)); });
+  through.Close(true);
+  ForChunks<T>(dim, [&](int64_t d, int64_t valid) FASTNEG_LAMBDA_INLINE {
+    StoreValid(grad + d, through.Apply(LoadValid(grad + d, valid), LoadAligned(row + d)), valid);
+  });
 }
 
 template <typename T>
-using PrepareFunction = void (*)(const GatheredPlan&, const void*, int64_t, int64_t, T*, T*, T*);
+using PrepareFunction = void (*)(const GatheredPlan&, const void*, int64_t, const RowsToPrepare<T>&, PreparedRows<T>*);
 
-// The PrepareMatrixRow for the plan's dtype.
+// PrepareRows for the plan's dtype.
 template <typename T>
 PrepareFunction<T> ChoosePrepare(const GatheredPlan& plan) {
   if constexpr (sizeof(T) == 8) {
-    return PrepareMatrixRow<double, double>;
+    return PrepareRows<double, double>;
   } else {
-    if (plan.dtype == DType::kFloat16) return PrepareMatrixRow<float, Float16>;
-    if (plan.dtype == DType::kBFloat16) return PrepareMatrixRow<float, BFloat16>;
-    return PrepareMatrixRow<float, float>;
+    if (plan.dtype == DType::kFloat16) return PrepareRows<float, Float16>;
+    if (plan.dtype == DType::kBFloat16) return PrepareRows<float, BFloat16>;
+    return PrepareRows<float, float>;
   }
 }
 
@@ -105,14 +152,18 @@ void PrepareItems(void* context, int64_t tile) {
   const int64_t begin = tile * plan.tile_rows;
   const int64_t end = begin + plan.tile_rows < plan.batch_size ? begin + plan.tile_rows : plan.batch_size;
   T* block_norms = static_cast<T*>(plan.block_norms);
-  for (int64_t j = begin; j < end; ++j) {
-    T norm = 0;
-    prepare(plan, plan.item_emb, plan.item_row_stride, j, static_cast<T*>(plan.item) + j * plan.row_stride,
-            static_cast<T*>(plan.item_inverse) + j, &norm);
+  T* item_inverse = static_cast<T*>(plan.item_inverse);
+  for (int64_t j = begin; j < end; j += kLanes<T>) {
+    int64_t rows[kLanes<T>];
+    const int64_t count = end - j < kLanes<T> ? end - j : kLanes<T>;
+    for (int64_t l = 0; l < count; ++l) rows[l] = j + l;
+    PreparedRows<T> prepared;
+    prepare(plan, plan.item_emb, plan.item_row_stride, {rows, count, static_cast<T*>(plan.item)}, &prepared);
+    for (int64_t l = 0; l < count; ++l) item_inverse[j + l] = prepared.inverse[l];
     if (!plan.normalise) {
       T* largest = block_norms + j / kSumRows;
       if (j % kSumRows == 0) *largest = 0;
-      *largest = *largest >= norm ? *largest : norm;
+      for (int64_t l = 0; l < count; ++l) *largest = *largest >= prepared.norm[l] ? *largest : prepared.norm[l];
     }
   }
   if (plan.neg_log_prob != nullptr) {

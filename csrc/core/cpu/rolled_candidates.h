@@ -13,16 +13,18 @@ class RolledCandidates {
   explicit RolledCandidates(const GatheredPlan& plan) : plan_(plan) {}
 
   // Candidates first .. first + count - 1, of which at most kSize are looked at; places behind the last one repeat the
-  // first. Every method fills kSize entries.
+  // first.
+  //
+  // Where they lie is told relative to the row whose candidates they are. Rolled rows keep their distance until one of
+  // them wraps around, so one table of offsets serves a run of rows.
   template <int kSize>
   class Group {
    public:
     Group(const RolledCandidates& candidates, int64_t first, int64_t count) : plan_(candidates.plan_) {
-      for (int64_t k = 0; k < kPadded; ++k) {
-        const int64_t candidate = first + (k < count && k < kSize ? k : 0);
+      for (int k = 0; k < kSize; ++k) {
+        const int64_t candidate = first + (k < count ? k : 0);
         shifts_[k] = plan_.shifts[candidate];
-        row_steps_[k] = shifts_[k] * plan_.row_stride;
-        weight_steps_[k] = candidate * plan_.exp_stride + shifts_[k];
+        weight_rows_[k] = candidate * plan_.exp_stride;
       }
     }
 
@@ -31,42 +33,37 @@ class RolledCandidates {
       for (int k = 0; k < kSize; ++k) items[k] = i - shifts_[k] + (i < shifts_[k] ? plan_.batch_size : 0);
     }
 
-    // The same as offsets into the prepared item rows.
-    FASTNEG_INLINE void ItemOffsets(int64_t i, int64_t* offsets) const {
-      const int64_t row = i * plan_.row_stride;
-      const int64_t wrap = plan_.batch_size * plan_.row_stride;
-      if constexpr (kSize % kIndexLanes == 0) {
-        for (int k = 0; k < kSize; k += kIndexLanes) {
-          const IndexVec offset = row - LoadIndices(row_steps_ + k);
-          StoreIndices(offsets + k, offset + ((offset >> 63) & wrap));
-        }
-        KeepInMemory<kSize>(offsets);
-      } else {
-        for (int k = 0; k < kSize; ++k) offsets[k] = row - row_steps_[k] + (i < shifts_[k] ? wrap : 0);
+    // Fills `offsets` with the places of user row i's candidates, in elements from prepared item row i on; returns the
+    // first row behind i for which they are no longer right. Rows grow from call to call.
+    __attribute__((noinline)) int64_t ItemOffsets(int64_t i, int64_t* offsets) const {
+      int64_t until = plan_.batch_size;
+      for (int k = 0; k < kSize; ++k) {
+        const bool wraps = i < shifts_[k];
+        if (wraps && shifts_[k] < until) until = shifts_[k];
+        offsets[k] = ((wraps ? plan_.batch_size : 0) - shifts_[k]) * plan_.row_stride;
       }
+      return until;
     }
 
-    // User rows of item row j as offsets into the prepared user rows, and where their exponentials lie.
-    FASTNEG_INLINE void UserOffsets(int64_t j, int64_t* offsets, int64_t* weight_offsets) const {
-      const int64_t row = j * plan_.row_stride;
-      const int64_t wrap = plan_.batch_size * plan_.row_stride;
-      static_assert(kSize % kIndexLanes == 0, "Item groups are whole vectors.");
-      for (int k = 0; k < kSize; k += kIndexLanes) {
-        const IndexVec wraps = LoadIndices(shifts_ + k) >= plan_.batch_size - j;
-        StoreIndices(offsets + k, row + LoadIndices(row_steps_ + k) - (wraps & wrap));
-        StoreIndices(weight_offsets + k, j + LoadIndices(weight_steps_ + k) - (wraps & plan_.batch_size));
+    // The same for the user rows that have item row j as these candidates, from prepared user row j on, and for the
+    // exponentials of those pairs, from element j of exp_weights on.
+    __attribute__((noinline)) int64_t UserOffsets(int64_t j, int64_t* offsets, int64_t* weight_offsets) const {
+      int64_t until = plan_.batch_size;
+      for (int k = 0; k < kSize; ++k) {
+        const int64_t wrap_row = plan_.batch_size - shifts_[k];
+        const bool wraps = j >= wrap_row;
+        if (!wraps && wrap_row < until) until = wrap_row;
+        const int64_t distance = wraps ? -wrap_row : shifts_[k];
+        offsets[k] = distance * plan_.row_stride;
+        weight_offsets[k] = weight_rows_[k] + distance;
       }
-      KeepInMemory<kSize>(offsets);
-      KeepInMemory<kSize>(weight_offsets);
+      return until;
     }
 
    private:
-    static constexpr int kPadded = (kSize + kIndexLanes - 1) / kIndexLanes * kIndexLanes;
-
     const GatheredPlan& plan_;
-    alignas(64) int64_t shifts_[kPadded];
-    int64_t row_steps_[kPadded];     // shift * row_stride
-    int64_t weight_steps_[kPadded];  // candidate * exp_stride + shift
+    int64_t shifts_[kSize];
+    int64_t weight_rows_[kSize];  // candidate * exp_stride
   };
 
  private:

@@ -127,7 +127,7 @@ Arrays LayOut(const RolledSoftmaxArgs& args, cpu::Workspace* workspace) {
   if (args.sampling_probability != nullptr) plan.neg_log_prob = workspace->Take(b, 1, bytes);
   if (args.embed_normed) plan.block_norms = workspace->Take(plan.num_blocks, 1, bytes);
   if (args.grad_user != nullptr) {
-    plan.negative_sum = workspace->Take(b, 1, bytes);
+    plan.positive_weights = workspace->Take(b, 1, bytes);
     plan.exp_weights = workspace->Take(args.num_negatives, plan.exp_stride, bytes);
   }
   return arrays;

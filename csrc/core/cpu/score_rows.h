@@ -3,214 +3,237 @@
 #ifndef FASTNEG_CORE_CPU_SCORE_ROWS_H_
 #define FASTNEG_CORE_CPU_SCORE_ROWS_H_
 
-#include "core/cpu/candidate_facts.h"
 #include "core/cpu/flush_denormals.h"
 #include "core/cpu/gathered_plan.h"
 #include "core/cpu/gathered_rows.h"
-#include "core/cpu/prepare_rows.h"
 #include "core/cpu/rolled_candidates.h"
-#include "core/cpu/simd_math.h"
-#include "core/losses/sv_softmax.h"
+#include "core/cpu/row_tile.h"
 
 namespace fastneg::cpu::FASTNEG_ISA_NAMESPACE {
 
-template <typename T, typename Candidates>
-class RowTile {
+// Takes a tile's rows past all candidates, a few candidates at a time.
+//
+// The gradient of one vector of pairs is formed together with the scores of the next: its rows are then in the
+// first-level cache, and its arithmetic fills the time that the exponentials and the loads of the next ones take.
+//
+// kChunks is the length of prepared rows in vectors, or 0 for one that is known only now.
+template <typename T, typename Candidates, int kChunks>
+class CandidateSweep {
  public:
-  RowTile(const GatheredPlan& plan, const Candidates& candidates, int64_t tile)
-      : plan_(plan),
-        candidates_(candidates),
-        facts_(plan),
-        params_{T(plan.gamma), T(plan.margin), T(plan.t)},
-        begin_(tile * plan.tile_rows),
-        end_(begin_ + plan.tile_rows < plan.batch_size ? begin_ + plan.tile_rows : plan.batch_size),
-        chunks_(RowChunks<T>(plan)) {}
+  CandidateSweep(const GatheredPlan& plan, const Candidates& candidates, RowTile<T, Candidates>* tile)
+      : plan_(plan), candidates_(candidates), tile_(*tile), chunks_(kChunks > 0 ? kChunks : tile->chunks) {}
 
   void Run() {
-    PrepareUsers();
     for (int64_t k = 0; k < plan_.num_candidates;) {
       const int64_t left = plan_.num_candidates - k;
       if (left > kL / 2 || kL < 4) {
-        k += Group<1>(k, left);
+        k += Wide(k, left);
       } else if (left > kL / 4) {
-        k += Group<2>(k, left);
+        k += Narrow<2>(k, left);
       } else if (left > 1) {
-        k += Group<(kL >= 4 ? 4 : 1)>(k, left);
+        k += Narrow<(kL >= 4 ? 4 : 1)>(k, left);
       } else {
-        k += Group<kL>(k, left);
+        k += Narrow<kL>(k, left);
       }
     }
-    Finish();
   }
 
  private:
   static constexpr int kL = kLanes<T>;
-  static constexpr int64_t kRows = kMaxTileRows;
+  static constexpr int kGroups = 2;  // Vectors of candidates that a row meets at most before the next row does.
 
-  const T* User(int64_t i) const { return static_cast<const T*>(plan_.user) + i * plan_.row_stride; }
-  const T* Item(int64_t j) const { return static_cast<const T*>(plan_.item) + j * plan_.row_stride; }
-  // Prepares the tile's user rows, and fills in what is known before the negatives are: the positive's score and logit
-  // and the number subtracted from every logit.
-  __attribute__((noinline)) void PrepareUsers() {
-    const PrepareFunction<T> prepare = ChoosePrepare<T>(plan_);
-    const T* weights = static_cast<const T*>(plan_.weights);
-    T item_bound = T(1.00001);  // |cosine|, with room for rounding.
-    if (!plan_.normalise) {
-      const T* norms = static_cast<const T*>(plan_.block_norms);
-      T largest = 0;
-      for (int64_t block = 0; block < plan_.num_blocks; ++block)
-        largest = largest >= norms[block] ? largest : norms[block];
-      item_bound *= largest;
-    }
-    num_active_ = 0;
-    for (int64_t i = begin_; i < end_; ++i) {
-      T* user = static_cast<T*>(plan_.user) + i * plan_.row_stride;
-      if (!plan_.active[i]) {
-        for (int64_t d = 0; d < plan_.row_stride; d += kL) StoreAligned(user + d, Zero<T>());
-        continue;
-      }
-      const int64_t r = i - begin_;
-      T norm = 1;
-      prepare(plan_, plan_.user_emb, plan_.user_row_stride, i, user, &user_inverse_[r], &norm);
-      rows_[num_active_++] = static_cast<int16_t>(r);
-      graded_[r] = plan_.grad_user != nullptr && (weights == nullptr || weights[i] != 0);
-      sums_[r] = Zero<T>();
-      if (plan_.want_scalars) score_sums_[r] = hard_sums_[r] = Zero<T>();
-      positive_[r] = Dot(user, Item(i), chunks_) - params_.margin;
-      positive_logit_[r] = params_.gamma * positive_[r] + facts_.NegLogProb(i);
-      const T upper = LogitBound(plan_.normalise ? item_bound : norm * item_bound, params_) + T(plan_.max_neg_log_prob);
-      const T highest = upper > positive_logit_[r] ? upper : positive_logit_[r];
-      if (!ReferenceFromBounds(positive_logit_[r], highest, &reference_[r])) reference_[r] = LargestLogit(i);
-    }
-  }
+  // A vector of scores on its way to a part of the user gradient.
+  struct Pending {
+    bool waits = false;
+    WeightedSum<T> sum{};
+    T* grad = nullptr;
+    bool add = false;
+  };
 
-  // The row's maximum, for the rare row whose bounds are too far apart to do without it.
-  T LargestLogit(int64_t i) const {
-    const int64_t r = i - begin_;
-    const T* query = User(i);
-    Vec<T> largest = Broadcast(positive_logit_[r]);
-    for (int64_t k = 0; k < plan_.num_candidates; k += kL) {
-      const typename Candidates::template Group<kL> group(candidates_, k, plan_.num_candidates - k);
-      alignas(64) int64_t items[kL], offsets[kL];
-      group.Items(i, items);
-      group.ItemOffsets(i, offsets);
-      const Vec<T> score = Dots<T, 1>(&query, Item(0), offsets, chunks_);
-      const auto hard = IsHard<Vec<T>>(Broadcast(positive_[r]), score);
-      Vec<T> logit = params_.gamma * (hard ? HardScore(score, params_) : score) + facts_.GatherNegLogProb(items);
-      int64_t own_rows[kL];
-      for (int l = 0; l < kL; ++l) own_rows[l] = i;
-      logit = facts_.Hits(own_rows, items) ? largest : logit;
-      // A NaN stays: comparisons with it are false.
-      largest = largest >= logit ? largest : logit;
+  // Candidates first .. first + n - 1 of every active row, n <= left; returns n.
+  __attribute__((noinline)) int64_t Wide(int64_t first, int64_t left) {
+    using Group = typename Candidates::template Group<kL>;
+    const int num_groups = left > kL + kL / 2 ? kGroups : 1;
+    const int64_t n = left < num_groups * kL ? left : num_groups * kL;
+    const int64_t last = (num_groups - 1) * kL;
+    const Group groups[kGroups] = {Group(candidates_, first, n), Group(candidates_, first + last, n - last)};
+    Mask<T> in_use[kGroups];  // Lanes with a candidate.
+    for (int g = 0; g < kGroups; ++g) {
+      for (int l = 0; l < kL; ++l) in_use[g][l] = g * kL + l < n ? -1 : 0;
     }
-    return MaxLane<T>(largest);
-  }
-
-  // Candidates first .. first + n - 1 of every active row, n = min(kL / kQueries, left); kQueries rows share a vector.
-  template <int kQueries>
-  __attribute__((noinline)) int64_t Group(int64_t first, int64_t left) {
-    constexpr int kPerQuery = kL / kQueries;
-    const int64_t n = left < kPerQuery ? left : kPerQuery;
-    const typename Candidates::template Group<kPerQuery> group(candidates_, first, n);
-    Mask<T> in_use;  // Lanes with a candidate.
-    for (int l = 0; l < kL; ++l) in_use[l] = (l % kPerQuery) < n ? -1 : 0;
-    T* exp_weights = static_cast<T*>(plan_.exp_weights);
-    // The gradient of one vector of pairs is formed after the scores of the next: its rows are then in the first-level
-    // cache, and its arithmetic fills the time that the exponentials and the loads of the next ones take.
+    // Two tables for each group: what is pending may still use the one before.
+    int64_t offsets[kGroups][2][kL], until[kGroups] = {};
+    int table[kGroups] = {};
+    alignas(64) T weights[2][kL];
     int turn = 0;
-    bool waiting = false;
+    Pending pending;
+    T* exp_weights = static_cast<T*>(plan_.exp_weights);
+    Vec<T> block_weights[kGroups][kL];
     int64_t a = 0;
-    for (int64_t block = 0; block < end_ - begin_; block += kL) {
-      if (kQueries == 1 && exp_weights != nullptr) {
-        for (int l = 0; l < kL; ++l) block_weights_[l] = Zero<T>();
-      }
-      int64_t a_end = a;
-      while (a_end < num_active_ && rows_[a_end] < block + kL) ++a_end;
-      if (kQueries > 1 && exp_weights != nullptr && a_end - a < kL) {
-        const int64_t stop = block + kL < end_ - begin_ ? kL : end_ - begin_ - block;
-        for (int64_t k = first; k < first + n; ++k) {
-          for (int64_t l = 0; l < stop; ++l) exp_weights[k * plan_.exp_stride + begin_ + block + l] = 0;
+    for (int64_t block = tile_.begin; block < tile_.end; block += kL) {
+      if (exp_weights != nullptr) {
+        for (int g = 0; g < num_groups; ++g) {
+          for (int l = 0; l < kL; ++l) block_weights[g][l] = Zero<T>();
         }
       }
-      for (; a < a_end; a += kQueries) {
-        const int64_t count = a_end - a < kQueries ? a_end - a : kQueries;
-        Pairs& pairs = pairs_[turn];
-        Score<kQueries>(group, rows_ + a, count, in_use, block, &pairs);
-        turn ^= 1;
-        if (waiting) AddToUserGrads<kQueries>(first, n, pairs_[turn]);
-        waiting = plan_.grad_user != nullptr;
+      for (; a < tile_.num_active && tile_.begin + tile_.rows[a] < block + kL; ++a) {
+        const int64_t r = tile_.rows[a];
+        const int64_t i = tile_.begin + r;
+        for (int g = 0; g < num_groups; ++g) {
+          if (i >= until[g]) {
+            table[g] ^= 1;
+            until[g] = groups[g].ItemOffsets(i, offsets[g][table[g]]);
+          }
+          const int64_t* places = offsets[g][table[g]];
+          const Vec<T> score = DotsAndPending(i, places, pending);
+          const Vec<T> weight = Weigh(groups[g], r, score, in_use[g]);
+          pending.waits = false;
+          if (!tile_.graded[r]) continue;
+          Store(weights[turn], weight);
+          pending = {
+              true, {weights[turn], nullptr, tile_.Item(i), places, 0, kL}, tile_.GradUser(i), first > 0 || g > 0};
+          turn ^= 1;
+          block_weights[g][i - block] = weight;
+        }
       }
-      a = a_end;
-      if (kQueries == 1 && exp_weights != nullptr) {
-        Transpose<T>(block_weights_);
-        T* out = exp_weights + first * plan_.exp_stride + begin_ + block;
-        for (int64_t k = 0; k < n; ++k) StoreAligned(out + k * plan_.exp_stride, block_weights_[k]);
+      if (exp_weights != nullptr) {
+        for (int g = 0; g < num_groups; ++g) {
+          Transpose<T>(block_weights[g]);
+          T* out = exp_weights + (first + g * kL) * plan_.exp_stride + block;
+          const int64_t rows = n - g * kL < kL ? n - g * kL : kL;
+          for (int64_t k = 0; k < rows; ++k) StoreAligned(out + k * plan_.exp_stride, block_weights[g][k]);
+        }
       }
     }
-    if (waiting) AddToUserGrads<kQueries>(first, n, pairs_[turn ^ 1]);
+    if (pending.waits) AddWeightedRows<T, 1>(pending.sum, plan_.embedding_dim, pending.add, pending.grad);
     return n;
   }
 
-  // A vector of pairs between its scores and its part of the user gradient.
-  struct Pairs {
-    // Written as vectors and read back one by one: a store that crosses a line would not be forwarded to those loads.
-    alignas(64) int64_t offsets[kL];  // Of the candidates' prepared rows.
+  // Scores of row i with the candidates at `offsets`; does what is pending on the way.
+  FASTNEG_INLINE Vec<T> DotsAndPending(int64_t i, const int64_t* offsets, const Pending& pending) {
+    const T* query = tile_.User(i);
+    if constexpr (kChunks > 0) {
+      if (pending.waits) {
+        const int64_t dim = plan_.embedding_dim;
+        return dim == kChunks * kL ? DotsWhileAdding<T, kChunks, true>(query, tile_.Item(i), offsets, pending.sum, dim,
+                                                                       pending.add, pending.grad)
+                                   : DotsWhileAdding<T, kChunks, false>(query, tile_.Item(i), offsets, pending.sum, dim,
+                                                                        pending.add, pending.grad);
+      }
+    } else if (pending.waits) {
+      const Vec<T> score = Dots<T, 1>(&query, tile_.Item(i), offsets, chunks_);
+      AddWeightedRows<T, 1>(pending.sum, plan_.embedding_dim, pending.add, pending.grad);
+      return score;
+    }
+    return Dots<T, 1>(&query, tile_.Item(i), offsets, chunks_);
+  }
+
+  // From the scores of row r of the tile to the exponentials, t times those of hard negatives; adds up the row's sums.
+  FASTNEG_INLINE Vec<T> Weigh(const typename Candidates::template Group<kL>& group, int64_t r, Vec<T> score,
+                              Mask<T> kept) {
+    const Vec<T> positive = Broadcast(tile_.positive[r]);
+    const auto list = [&](int64_t* rows, int64_t* items) FASTNEG_LAMBDA_INLINE {
+      for (int l = 0; l < kL; ++l) rows[l] = tile_.begin + r;
+      group.Items(tile_.begin + r, items);
+    };
+    const Exponentials e = Exponentiate(score, positive, Broadcast(tile_.reference[r]), kept, list);
+    tile_.sums[r] += e.value;
+    if (plan_.want_scalars) {
+      tile_.score_sums[r] += e.value * (e.sv_score - positive);
+      tile_.hard_sums[r] += e.hard ? e.value * (score + T(1)) : Zero<T>();
+    }
+    return e.hard ? e.value * tile_.params.t : e.value;
+  }
+
+  // The same where few candidates are left: kQueries rows share a vector. n is at most kL / kQueries.
+  template <int kQueries>
+  __attribute__((noinline)) int64_t Narrow(int64_t first, int64_t left) {
+    constexpr int kPerQuery = kL / kQueries;
+    const int64_t n = left < kPerQuery ? left : kPerQuery;
+    const typename Candidates::template Group<kPerQuery> group(candidates_, first, n);
+    Mask<T> in_use;
+    for (int l = 0; l < kL; ++l) in_use[l] = l % kPerQuery < n ? -1 : 0;
+    T* exp_weights =
+        plan_.exp_weights == nullptr ? nullptr : static_cast<T*>(plan_.exp_weights) + first * plan_.exp_stride;
+    if (exp_weights != nullptr && tile_.num_active < tile_.end - tile_.begin) {
+      for (int64_t k = 0; k < n; ++k) {
+        for (int64_t i = tile_.begin; i < tile_.end; ++i) exp_weights[k * plan_.exp_stride + i] = 0;
+      }
+    }
+    int64_t table[kPerQuery], until = 0;
+    SharedVector<kQueries> vectors[2];
+    int turn = 0;
+    bool waits = false;
+    for (int64_t a = 0; a < tile_.num_active; a += vectors[turn ^ 1].count) {
+      SharedVector<kQueries>& vector = vectors[turn];
+      vector.rows = tile_.rows + a;
+      // Rows share a vector with others of their block only: a row's place in it must not depend on the cut into tiles.
+      const int64_t block = tile_.rows[a] / kSumRows;
+      vector.count = 1;
+      while (vector.count < kQueries && a + vector.count < tile_.num_active &&
+             vector.rows[vector.count] / kSumRows == block) {
+        ++vector.count;
+      }
+      for (int q = 0; q < kQueries; ++q) {
+        const int64_t i = tile_.begin + vector.rows[q < vector.count ? q : 0];
+        if (q < vector.count && i >= until) until = group.ItemOffsets(i, table);
+        const int64_t place = q < vector.count ? i * plan_.row_stride : 0;
+        for (int k = 0; k < kPerQuery; ++k) {
+          vector.offsets[q * kPerQuery + k] = q < vector.count ? table[k] + place : vector.offsets[k];
+        }
+      }
+      Score<kQueries>(group, in_use, &vector);
+      turn ^= 1;
+      if (waits) AddToUserGrads<kQueries>(vectors[turn], first, n, exp_weights);
+      waits = exp_weights != nullptr;
+    }
+    if (waits) AddToUserGrads<kQueries>(vectors[turn ^ 1], first, n, exp_weights);
+    return n;
+  }
+
+  // kQueries rows' pairs between their scores and their parts of the user gradients.
+  template <int kQueries>
+  struct SharedVector {
+    int64_t offsets[kL];  // Of the candidates' prepared rows.
     alignas(64) T weights[kL];
     const int16_t* rows;
-    int64_t count;  // Rows that share the vector.
+    int64_t count;  // Of rows; the lanes behind the last repeat the first.
   };
 
-  // Scores one vector of pairs: those of `count` rows of the tile.
   template <int kQueries>
-  FASTNEG_INLINE void Score(const typename Candidates::template Group<kL / kQueries>& group, const int16_t* rows,
-                            int64_t count, Mask<T> in_use, int64_t block, Pairs* pairs) {
+  FASTNEG_INLINE void Score(const typename Candidates::template Group<kL / kQueries>& group, Mask<T> in_use,
+                            SharedVector<kQueries>* vector) {
     constexpr int kPerQuery = kL / kQueries;
     const T* queries[kQueries];
-    int64_t* offsets = pairs->offsets;
-    pairs->rows = rows;
-    pairs->count = count;
     Vec<T> positive = Zero<T>(), reference = Zero<T>();
 #pragma GCC unroll 16
     for (int q = 0; q < kQueries; ++q) {
-      const int64_t r = rows[q < count ? q : 0];
-      queries[q] = User(begin_ + r);
-      group.ItemOffsets(begin_ + r, offsets + q * kPerQuery);
-      positive = OwnLanes<kQueries>(q) ? Broadcast(positive_[r]) : positive;
-      reference = OwnLanes<kQueries>(q) ? Broadcast(reference_[r]) : reference;
+      const int64_t r = vector->rows[q < vector->count ? q : 0];
+      queries[q] = tile_.User(tile_.begin + r);
+      positive = OwnLanes<kQueries>(q) ? Broadcast(tile_.positive[r]) : positive;
+      reference = OwnLanes<kQueries>(q) ? Broadcast(tile_.reference[r]) : reference;
     }
-    const Vec<T> score = Dots<T, kQueries>(queries, Item(0), offsets, chunks_);
-    const auto hard = IsHard<Vec<T>>(positive, score);
-    const Vec<T> sv_score = hard ? HardScore(score, params_) : score;
-    Vec<T> exponent = params_.gamma * sv_score - reference;
-    Mask<T> kept = in_use;
-    if (facts_.any()) {
-      int64_t items[kL], own_rows[kL];
+    const auto list = [&](int64_t* rows, int64_t* items) FASTNEG_LAMBDA_INLINE {
       for (int q = 0; q < kQueries; ++q) {
-        const int64_t i = begin_ + rows[q < count ? q : 0];
+        const int64_t i = tile_.begin + vector->rows[q < vector->count ? q : 0];
+        for (int l = q * kPerQuery; l < (q + 1) * kPerQuery; ++l) rows[l] = i;
         group.Items(i, items + q * kPerQuery);
-        for (int l = q * kPerQuery; l < (q + 1) * kPerQuery; ++l) own_rows[l] = i;
       }
-      exponent += facts_.GatherNegLogProb(items);
-      kept = kept & ~facts_.Hits(own_rows, items);
-    }
-    // The references keep exponents below kExponentsAbove but for the rounding of huge logits. NaN passes.
-    constexpr T kHighest = T(kExponentsAbove + 5);
-    exponent = exponent > kHighest ? Broadcast(kHighest) : exponent;
-    const Vec<T> e = kept ? Exp<T>(exponent) : Zero<T>();
-    const Vec<T> weight = hard ? e * params_.t : e;
-    Store(pairs->weights, weight);
+    };
+    const Vec<T> score = Dots<T, kQueries>(queries, tile_.Item(0), vector->offsets, chunks_);
+    const Exponentials e = Exponentiate(score, positive, reference, in_use, list);
+    Store(vector->weights, e.hard ? e.value * tile_.params.t : e.value);
 #pragma GCC unroll 16
     for (int q = 0; q < kQueries; ++q) {
-      if (q >= count) break;
-      const int64_t r = rows[q];
-      const Mask<T> own = OwnLanes<kQueries>(q) & kept;
-      sums_[r] += own ? e : Zero<T>();
+      if (q >= vector->count) break;
+      const int64_t r = vector->rows[q];
+      const Vec<T> own = OwnLanes<kQueries>(q) ? e.value : Zero<T>();
+      tile_.sums[r] += own;
       if (plan_.want_scalars) {
-        score_sums_[r] += own ? e * (sv_score - positive) : Zero<T>();
-        hard_sums_[r] += (hard & own) ? e * (score + T(1)) : Zero<T>();
+        tile_.score_sums[r] += own * (e.sv_score - positive);
+        tile_.hard_sums[r] += e.hard ? own * (score + T(1)) : Zero<T>();
       }
     }
-    if (kQueries == 1 && graded_[rows[0]]) block_weights_[rows[0] - block] = weight;
   }
 
   // The lanes that belong to the q-th of kQueries rows which share a vector.
@@ -223,131 +246,82 @@ class RowTile {
   }
 
   template <int kQueries>
-  FASTNEG_INLINE void AddToUserGrads(int64_t first, int64_t n, const Pairs& pairs) {
+  FASTNEG_INLINE void AddToUserGrads(const SharedVector<kQueries>& vector, int64_t first, int64_t n, T* exp_weights) {
     constexpr int kPerQuery = kL / kQueries;
-    for (int q = 0; q < (kQueries == 1 ? 1 : pairs.count); ++q) {
-      const int64_t r = pairs.rows[q];
-      const int64_t i = begin_ + r;
-      const T* weights = pairs.weights + q * kPerQuery;
-      if (kQueries > 1) {
-        T* out = static_cast<T*>(plan_.exp_weights) + first * plan_.exp_stride + i;
-        for (int64_t k = 0; k < n; ++k) out[k * plan_.exp_stride] = graded_[r] ? weights[k] : T(0);
+    for (int64_t q = 0; q < vector.count; ++q) {
+      const int64_t r = vector.rows[q];
+      const int64_t i = tile_.begin + r;
+      if (!tile_.graded[r]) {
+        for (int64_t k = 0; k < n; ++k) exp_weights[k * plan_.exp_stride + i] = 0;
+        continue;
       }
-      if (!graded_[r]) continue;
-      WeightedRows<T>(weights, Item(0), pairs.offsets + q * kPerQuery, n, plan_.embedding_dim, first > 0, GradUser(i));
+      const T* weights = vector.weights + q * kPerQuery;
+      for (int64_t k = 0; k < n; ++k) exp_weights[k * plan_.exp_stride + i] = weights[k];
+      const WeightedSum<T> sum{weights, nullptr, tile_.Item(0), vector.offsets + q * kPerQuery, 0, n};
+      AddWeightedRows<T, 1>(sum, plan_.embedding_dim, first > 0, tile_.GradUser(i));
     }
   }
 
-  T* GradUser(int64_t i) const { return static_cast<T*>(plan_.grad_user) + i * plan_.embedding_dim; }
+  struct Exponentials {
+    Vec<T> value;     // exp(logit - reference); 0 where there is no pair.
+    Vec<T> sv_score;  // After the re-weighting.
+    Mask<T> hard;
+  };
 
-  // Row losses, their sums, and the user gradient's last step.
-  __attribute__((noinline)) void Finish() {
-    for (int64_t block = begin_ / kSumRows; block * kSumRows < end_; ++block) {
-      for (int s = 0; s < 4; ++s) plan_.block_sums[4 * block + s] = 0;
+  // `list` writes the user and item rows of all lanes' pairs, and is called where they matter.
+  template <typename List>
+  FASTNEG_INLINE Exponentials Exponentiate(Vec<T> score, Vec<T> positive, Vec<T> reference, Mask<T> kept,
+                                           const List& list) {
+    const SvSoftmaxParams<T>& params = tile_.params;
+    const auto hard = IsHard<Vec<T>>(positive, score);
+    const Vec<T> sv_score = hard ? HardScore(score, params) : score;
+    Vec<T> exponent = params.gamma * sv_score - reference;
+    if (tile_.facts.any()) {
+      int64_t rows[kL], items[kL];
+      list(rows, items);
+      exponent += tile_.facts.GatherNegLogProb(items);
+      kept = kept & ~tile_.facts.Hits(rows, items);
     }
-    const T* weights = static_cast<const T*>(plan_.weights);
-    T* grad_weights = static_cast<T*>(plan_.grad_weights);
-    if (plan_.grad_user != nullptr) {
-      for (int64_t i = begin_; i < end_; ++i) {
-        if (plan_.active[i]) continue;
-        static_cast<T*>(plan_.negative_sum)[i] = 0;
-        for (int64_t d = 0; d < plan_.embedding_dim; ++d) GradUser(i)[d] = 0;
-      }
-    }
-    if (grad_weights != nullptr) {
-      for (int64_t i = begin_; i < end_; ++i) {
-        if (!plan_.active[i]) grad_weights[i] = 0;
-      }
-    }
-    for (int64_t a = 0; a < num_active_; a += kL) {
-      const int64_t count = num_active_ - a < kL ? num_active_ - a : kL;
-      Vec<T> sums[kL];
-      T positive_logits[kL], references[kL];
-      for (int l = 0; l < kL; ++l) {
-        const int64_t r = rows_[a + (l < count ? l : 0)];
-        sums[l] = sums_[r];
-        positive_logits[l] = positive_logit_[r];
-        references[l] = reference_[r];
-      }
-      const Vec<T> negatives = TransposedSums<T>(sums);
-      const Vec<T> below = Load(positive_logits) - Load(references);
-      // log(e_0 + S) - l_0 = log1p(S / e_0), or the first form where S / e_0 may overflow. e_0 may be 0 there.
-      const Vec<T> e0 = Exp<T>(below);
-      const Vec<T> ratio = negatives / e0;
-      const Vec<T> row_loss = ratio < T(1e30) ? Log1p<T>(ratio) : Log<T>(negatives + e0) - below;
-      T losses[kL], negative_sums[kL], totals[kL];
-      Store(losses, row_loss);
-      Store(negative_sums, negatives);
-      Store(totals, negatives + e0);
-      for (int l = 0; l < count; ++l) {
-        const int64_t r = rows_[a + l];
-        const int64_t i = begin_ + r;
-        const T weight = weights == nullptr ? T(1) : weights[i];
-        const double coefficient = weight == 0 ? 0.0 : static_cast<double>(weight) * plan_.inverse_count;
-        double* sums = plan_.block_sums + 4 * (i / kSumRows);
-        if (weight != 0) sums[0] += coefficient * static_cast<double>(losses[l]);
-        if (grad_weights != nullptr) {
-          grad_weights[i] = plan_.inverse_count == 0 ? T(0) : T(static_cast<double>(losses[l]) * plan_.inverse_count);
-        }
-        if (weight != 0 && plan_.want_scalars) {
-          const double per_sum = coefficient / static_cast<double>(totals[l]);
-          sums[1] += per_sum * static_cast<double>(Sum<T>(score_sums_[r]));
-          sums[2] += per_sum * plan_.gamma * static_cast<double>(negative_sums[l]);
-          sums[3] += per_sum * plan_.gamma * static_cast<double>(Sum<T>(hard_sums_[r]));
-        }
-        if (plan_.grad_user != nullptr) {
-          static_cast<T*>(plan_.negative_sum)[i] = weight == 0 ? T(0) : negative_sums[l];
-          FinishGradUser(i, weight == 0 ? T(0) : T(coefficient * plan_.gamma / static_cast<double>(totals[l])),
-                         negative_sums[l]);
-        }
-      }
-    }
-  }
-
-  // grad = scale (sum_k e_k v_k - S v_0), then back through the normalisation; the user row is left scaled.
-  FASTNEG_INLINE void FinishGradUser(int64_t i, T scale, T negative_sum) {
-    const int64_t dim = plan_.embedding_dim;
-    T* grad = GradUser(i);
-    T* user = static_cast<T*>(plan_.user) + i * plan_.row_stride;
-    const T* item = Item(i);
-    if (scale == 0) {
-      for (int64_t d = 0; d < dim; ++d) grad[d] = 0;
-      for (int64_t d = 0; d < plan_.row_stride; ++d) user[d] = 0;
-      return;
-    }
-    for (int64_t d = 0; d < dim; d += kL) {
-      const int64_t valid = dim - d < kL ? dim - d : kL;
-      const Vec<T> sum = valid == kL ? Load(grad + d) : LoadPartial(grad + d, valid);
-      const Vec<T> g = scale * (sum - negative_sum * LoadAligned(item + d));
-      valid == kL ? Store(grad + d, g) : StorePartial(grad + d, g, valid);
-    }
-    if (plan_.normalise) ThroughNormalisation<T>(user, user_inverse_[i - begin_], dim, grad);
-    for (int64_t d = 0; d < dim; d += kL) StoreAligned(user + d, scale * LoadAligned(user + d));
+    // The references keep exponents below kExponentsAbove but for the rounding of huge logits. NaN passes.
+    constexpr T kHighest = T(kExponentsAbove + 5);
+    exponent = exponent > kHighest ? Broadcast(kHighest) : exponent;
+    return {kept ? Exp<T>(exponent) : Zero<T>(), sv_score, hard};
   }
 
   const GatheredPlan& plan_;
-  const Candidates candidates_;
-  const CandidateFacts<T> facts_;
-  const SvSoftmaxParams<T> params_;
-  const int64_t begin_, end_, chunks_;
-  int64_t num_active_ = 0;
-  // By row of the tile; rows_ lists the active ones.
-  int16_t rows_[kRows];
-  bool graded_[kRows];     // Has a gradient: a row of weight 0 is active only to tell its weight its loss.
-  T user_inverse_[kRows];  // 1 / norm; negative where the norm was clipped.
-  T positive_[kRows], positive_logit_[kRows], reference_[kRows];
-  Pairs pairs_[2];
-  Vec<T> block_weights_[kL];
-  Vec<T> sums_[kRows];        // Sum of the negatives' exponentials, lane by lane.
-  Vec<T> score_sums_[kRows];  // ... times (score - positive).
-  Vec<T> hard_sums_[kRows];   // ... of the hard ones, times (cosine + 1).
+  const Candidates& candidates_;
+  RowTile<T, Candidates>& tile_;
+  const int64_t chunks_;
 };
+
+template <typename T, typename Candidates>
+void ScoreRowTile(const GatheredPlan& plan, const Candidates& candidates, int64_t index) {
+  RowTile<T, Candidates> tile(plan, candidates, index);
+  tile.Start();
+  if constexpr (sizeof(T) == 4 && kVectorBytes == 64) {  // With 32 registers: see DotsWhileAdding.
+    switch (tile.chunks) {
+      case 2:
+        CandidateSweep<T, Candidates, 2>(plan, candidates, &tile).Run();
+        return tile.Finish();
+      case 4:
+        CandidateSweep<T, Candidates, 4>(plan, candidates, &tile).Run();
+        return tile.Finish();
+      case 8:
+        CandidateSweep<T, Candidates, 8>(plan, candidates, &tile).Run();
+        return tile.Finish();
+      default:
+        break;
+    }
+  }
+  CandidateSweep<T, Candidates, 0>(plan, candidates, &tile).Run();
+  tile.Finish();
+}
 
 template <typename T>
 void ScoreRolledRows(void* context, int64_t tile) {
   const FlushDenormals flush;
   const GatheredPlan& plan = *static_cast<const GatheredPlan*>(context);
-  RowTile<T, RolledCandidates>(plan, RolledCandidates(plan), tile).Run();
+  ScoreRowTile<T>(plan, RolledCandidates(plan), tile);
 }
 
 }  // namespace fastneg::cpu::FASTNEG_ISA_NAMESPACE

@@ -18,6 +18,7 @@
 #endif
 
 #define FASTNEG_INLINE inline __attribute__((always_inline))
+#define FASTNEG_LAMBDA_INLINE __attribute__((always_inline))
 
 namespace fastneg::cpu::FASTNEG_ISA_NAMESPACE {
 
@@ -109,9 +110,52 @@ FASTNEG_INLINE void StorePartial(T* p, Vec<T> v, int64_t count) {
 #endif
 }
 
+// In a * b + c * d the compiler may fuse either product with the sum, which rounds differently. After this, not the one
+// that v holds.
+template <typename V>
+FASTNEG_INLINE void DoNotFuse(V& v) {
+#if defined(__AVX512F__)
+  __asm__("" : "+v"(v));
+#else
+  (void)v;
+#endif
+}
+
+template <typename T>
+FASTNEG_INLINE Vec<T> LoadValid(const T* p, int64_t count) {
+  return count == kLanes<T> ? Load(p) : LoadPartial(p, count);
+}
+template <typename T>
+FASTNEG_INLINE void StoreValid(T* p, Vec<T> v, int64_t count) {
+  count == kLanes<T> ? Store(p, v) : StorePartial(p, v, count);
+}
+
+// f(d, count) for each vector of `size` elements: those from d on, `count` of them.
+template <typename T, typename F>
+FASTNEG_INLINE void ForChunks(int64_t size, F f) {
+  int64_t d = 0;
+  for (; d + kLanes<T> <= size; d += kLanes<T>) f(d, int64_t{kLanes<T>});
+  if (d < size) f(d, size - d);
+}
+
 template <typename T>
 FASTNEG_INLINE Vec<T> Max(Vec<T> a, Vec<T> b) {  // b where either is NaN.
   return a > b ? a : b;
+}
+
+template <typename T>
+FASTNEG_INLINE Vec<T> SquareRoot(Vec<T> v) {
+#if defined(__AVX512F__)  // maskz: GCC 12 warns of the plain intrinsics' undefined registers.
+  if constexpr (sizeof(T) == 4) {
+    return reinterpret_cast<Vec<T>>(_mm512_maskz_sqrt_ps(0xffff, reinterpret_cast<__m512>(v)));
+  } else {
+    return reinterpret_cast<Vec<T>>(_mm512_maskz_sqrt_pd(0xff, reinterpret_cast<__m512d>(v)));
+  }
+#else
+  for (int l = 0; l < kLanes<T>; ++l)
+    v[l] = static_cast<T>(sizeof(T) == 4 ? __builtin_sqrtf(v[l]) : __builtin_sqrt(v[l]));
+  return v;
+#endif
 }
 
 // Two-source lane permutation: index l < kLanes takes a[l], the others b[l - kLanes].
@@ -144,18 +188,39 @@ FASTNEG_INLINE constexpr Mask<T> ButterflyIndex() {
   return index;
 }
 
-// From kLanes vectors to one that holds in lane l the sum of v[l]'s lanes. Destroys v. Every sum is formed by the same
-// tree, so equal inputs give equal bits whatever lane they come in.
+// Lanes whose kStep bit is clear hold the sum of a's pair of lanes that differ in that bit, the others the sum of b's.
+template <typename T, int kStep>
+FASTNEG_INLINE Vec<T> MergePairSums(Vec<T> a, Vec<T> b) {
+  if constexpr (kVectorBytes >= 32) {  // A blend and a shuffle: fewer of the shuffles that only one port can do.
+    Mask<T> from_b{}, crossed{};
+    for (int l = 0; l < kLanes<T>; ++l) {
+      from_b[l] = (l & kStep) ? -1 : 0;
+      crossed[l] = static_cast<typename Simd<T>::Int>((l & kStep) ? (l & ~kStep) + kLanes<T> : (l | kStep));
+    }
+    return (from_b ? b : a) + Lanes<T>(a, b, crossed);
+  } else {
+    return Lanes<T>(a, b, ButterflyIndex<T, kStep, false>()) + Lanes<T>(a, b, ButterflyIndex<T, kStep, true>());
+  }
+}
+
+// From kLanes vectors, pushed one by one with their place l, to one that holds in lane l the sum of the l-th one's
+// lanes: stack[log2(kLanes)] after the last. Every sum is formed by the same tree, so equal inputs give equal bits
+// whatever lane they come in. `l` has to be a constant after unrolling.
+template <typename T, int kStep = 1>
+FASTNEG_INLINE void PushForSums(int l, Vec<T> v, Vec<T>* stack) {
+  if constexpr (kStep < kLanes<T>) {
+    if (l & kStep) return PushForSums<T, 2 * kStep>(l, MergePairSums<T, kStep>(*stack, v), stack + 1);
+  }
+  *stack = v;
+}
+
+// The same with all vectors at hand. Destroys v.
 template <typename T, int kStep = 1>
 FASTNEG_INLINE Vec<T> TransposedSums(Vec<T>* v) {
   if constexpr (kStep == kLanes<T>) {
     return v[0];
   } else {
-    for (int l = 0; l < kLanes<T>; l += 2 * kStep) {
-      const Vec<T> low = Lanes<T>(v[l], v[l + kStep], ButterflyIndex<T, kStep, false>());
-      const Vec<T> high = Lanes<T>(v[l], v[l + kStep], ButterflyIndex<T, kStep, true>());
-      v[l] = low + high;
-    }
+    for (int l = 0; l < kLanes<T>; l += 2 * kStep) v[l] = MergePairSums<T, kStep>(v[l], v[l + kStep]);
     return TransposedSums<T, 2 * kStep>(v);
   }
 }
