@@ -5,10 +5,11 @@ pieces under 256 KiB. Its memory stays with the allocator when freed, so the res
 nothing after the first call.
 
 fastneg may also allocate outside TensorFlow. Its backends are measured in a process of their own,
-`python memory.py B,K,D[,dtype] BACKEND`, which prints bytes: the larger of the allocator's peak and
-the growth of the resident set over the first calls of this size. The step is traced for an unknown
-batch size and tried on a small batch before, so anything that a backend keeps between calls counts.
-The kernel counts resident pages in batches: expect an error of a quarter MiB or so.
+`python memory.py B,K,D[,dtype] BACKEND`, which prints bytes: the growth of the resident set over
+the first calls of this size. (TensorFlow's allocator rounds its pieces up, large ones by a third or
+more; what nobody touches is not resident.) The step is traced for an unknown batch size and tried
+on a small batch before, so anything that a backend keeps between calls counts. The kernel counts
+resident pages in batches: expect an error of a quarter MiB or so.
 """
 
 from __future__ import annotations
@@ -29,7 +30,6 @@ CALLS = 3
 ENVIRONMENT = {
     "MALLOC_MMAP_THRESHOLD_": "65536",  # Freed memory goes back to the system at once.
     "MALLOC_TRIM_THRESHOLD_": "65536",
-    "TF_CPU_ALLOCATOR_USE_BFC": "1",  # The allocator that counts every piece.
     "TF_CPP_MIN_LOG_LEVEL": "3",
 }
 
@@ -77,12 +77,9 @@ def _measure(workload_name: str, backend: str) -> int:
     resident = _status_bytes("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # Resets VmHWM to VmRSS.
 
-    def call() -> None:
-        for _ in range(CALLS):
-            traced(*tensors, shifts)
-
-    allocated = allocator_peak(call)
-    return max(allocated or 0, _status_bytes("VmHWM") - resident)
+    for _ in range(CALLS):
+        traced(*tensors, shifts)
+    return _status_bytes("VmHWM") - resident
 
 
 def _status_bytes(field: str) -> int:

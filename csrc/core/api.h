@@ -140,8 +140,13 @@ const char* UnavailableRequestedIsa();
 // processors this process may use (affinity and cgroup quota). The caller's thread always works too.
 Executor PoolExecutor(int num_threads);
 
-// The thread count that PoolExecutor(0) uses.
-int DefaultNumThreads();
+// The thread count that PoolExecutor(0) uses, and where it comes from.
+struct ThreadDefault {
+  int count = 1;
+  bool requested = false;   // By FASTNEG_NUM_THREADS; else found out.
+  const char* reason = "";  // "FASTNEG_NUM_THREADS", "2 processors in the affinity mask", ...
+};
+ThreadDefault DefaultNumThreads();
 
 }  // namespace fastneg
 

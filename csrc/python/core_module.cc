@@ -225,7 +225,8 @@ PYBIND11_MODULE(_core, m) {
   m.def("available_isas", &Isas, "Instruction sets that this build and this machine share, weakest first.");
   m.def("active_isa", &CurrentIsa, "The instruction set in use; None if FASTNEG_ISA names an unavailable one.");
   m.def("set_isa", &ChooseIsa, py::arg("name"), "Uses the kernels of one instruction set from now on.");
-  m.def("default_num_threads", &DefaultNumThreads, "Threads that a call with num_threads=0 uses.");
+  m.def(
+      "default_num_threads", [] { return DefaultNumThreads().count; }, "Threads that a call with num_threads=0 uses.");
   DefineProbes(m);
 }
 

@@ -3,8 +3,6 @@
 #include <atomic>
 #include <string>
 
-#include "core/cpu/num_threads.h"
-
 namespace fastneg::tf_ops {
 namespace {
 
@@ -12,19 +10,19 @@ std::atomic<int> g_intra_op_threads{0};
 
 // Whether TensorFlow's setting is what limits the number of threads.
 bool LimitedByIntraOp(int* intra_op) {
-  const cpu::ThreadChoice& choice = cpu::DefaultThreads();
+  const ThreadDefault found = DefaultNumThreads();
   *intra_op = g_intra_op_threads.load(std::memory_order_relaxed);
-  return !choice.from_environment && *intra_op > 0 && *intra_op < choice.count;
+  return !found.requested && *intra_op > 0 && *intra_op < found.count;
 }
 
 int NumThreads() {
   int intra_op;
-  return LimitedByIntraOp(&intra_op) ? intra_op : cpu::DefaultThreads().count;
+  return LimitedByIntraOp(&intra_op) ? intra_op : DefaultNumThreads().count;
 }
 
 const char* NumThreadsReason() {
   int intra_op;
-  return LimitedByIntraOp(&intra_op) ? "TensorFlow's intra_op_parallelism_threads" : cpu::DefaultThreads().reason;
+  return LimitedByIntraOp(&intra_op) ? "TensorFlow's intra_op_parallelism_threads" : DefaultNumThreads().reason;
 }
 
 }  // namespace

@@ -43,7 +43,7 @@ void TestChooseThreads() {
 class FakeCgroups {
  public:
   FakeCgroups() {
-    char name[] = "/tmp/fastneg_cgroup_XXXXXX";
+    char name[] = P_tmpdir "/fastneg_cgroup_XXXXXX";
     FASTNEG_CHECK(mkdtemp(name) != nullptr);
     root_ = name;
   }

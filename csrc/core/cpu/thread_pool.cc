@@ -255,7 +255,7 @@ void RunOnPool(void* self, const Phase* phases, int num_phases, void* context) {
 }  // namespace
 
 Executor PoolExecutor(int num_threads) {
-  if (num_threads <= 0) num_threads = DefaultNumThreads();
+  if (num_threads <= 0) num_threads = DefaultNumThreads().count;
   Executor executor;
   executor.self = reinterpret_cast<void*>(static_cast<intptr_t>(num_threads));
   executor.run = &RunOnPool;
@@ -263,6 +263,9 @@ Executor PoolExecutor(int num_threads) {
   return executor;
 }
 
-int DefaultNumThreads() { return cpu::DefaultThreads().count; }
+ThreadDefault DefaultNumThreads() {
+  const cpu::ThreadChoice& choice = cpu::DefaultThreads();
+  return {choice.count, choice.from_environment, choice.reason};
+}
 
 }  // namespace fastneg

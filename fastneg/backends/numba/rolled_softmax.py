@@ -101,15 +101,17 @@ def _unit_grads(names: Sequence[str], result: Sequence[Any]) -> list[Any]:
 def _scaled(
     scale: tf.Tensor, grads: Sequence[Any], tensors: Sequence[tf.Tensor]
 ) -> list[tf.Tensor]:
-    return [
-        scale
-        * (
-            grad
-            if tensor.shape.rank in (grad.shape.rank, None)
-            else tf.reshape(grad, tf.shape(tensor))
-        )
-        for grad, tensor in zip(grads, tensors, strict=True)
-    ]
+    result = []
+    for grad, tensor in zip(grads, tensors, strict=True):
+        if tensor.shape.rank not in (grad.shape.rank, None):
+            grad = tf.reshape(grad, tf.shape(tensor))
+        result.append(grad if _is_one(scale) else scale * grad)
+    return result
+
+
+def _is_one(scale: tf.Tensor) -> bool:
+    """Whether a multiplication, and a copy of what is multiplied, can be left out."""
+    return not _tensorflow.is_followed([scale]) and tf.get_static_value(scale) == 1.0
 
 
 def _eager(
