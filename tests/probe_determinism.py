@@ -12,12 +12,12 @@ import problems
 
 import fastneg
 
-# Sizes that take several tasks, with tails.
+# Sizes that take several tasks and are worth several threads, with tails.
 PROBLEMS = (
-    problems.with_everything(problems.make(1030, 5, 33)),
+    problems.with_everything(problems.make(3030, 5, 70)),
     problems.with_everything(problems.make(515, 130, 24)),
     problems.make(260, 259, 70, "bfloat16"),
-    problems.with_everything(problems.make(700, 20, 9, "float64")),
+    problems.with_everything(problems.make(1100, 20, 25, "float64")),
 )
 
 

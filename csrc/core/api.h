@@ -109,6 +109,10 @@ size_t RolledSoftmaxWorkspaceBytes(const RolledSoftmaxArgs& args);
 
 Status RolledSoftmax(const RolledSoftmaxArgs& args);
 
+// num_threads, or 1 where handing work to other threads would take longer than it saves. Looks at sizes and requested
+// results alone.
+int WorthwhileThreads(const RolledSoftmaxArgs& args, int num_threads);
+
 // out[i] = dtype(scale * unit_grad[i]): turns gradients of a scalar loss for upstream 1 into those for
 // upstream `scale`. `unit_grad` is of ComputeType(dtype); `out` may be the same buffer when both types agree.
 struct ScaleGradArgs {

@@ -219,7 +219,7 @@ void Run(const Inputs& inputs, const Outputs& outputs, KernelContext& context, R
   if (outputs.grad_item) args->grad_item = outputs.grad_item.data();
   if (outputs.grad_weights) args->grad_weights = outputs.grad_weights.data();
   if (outputs.grad_scalars) args->grad_scalars = outputs.grad_scalars.data();
-  args->executor = OpExecutor();
+  args->executor = PoolExecutor(WorthwhileThreads(*args, NumThreads()));
 
   constexpr size_t kAlignment = 64;
   const size_t workspace_bytes = RolledSoftmaxWorkspaceBytes(*args);

@@ -15,11 +15,6 @@ bool LimitedByIntraOp(int* intra_op) {
   return !found.requested && *intra_op > 0 && *intra_op < found.count;
 }
 
-int NumThreads() {
-  int intra_op;
-  return LimitedByIntraOp(&intra_op) ? intra_op : DefaultNumThreads().count;
-}
-
 const char* NumThreadsReason() {
   int intra_op;
   return LimitedByIntraOp(&intra_op) ? "TensorFlow's intra_op_parallelism_threads" : DefaultNumThreads().reason;
@@ -40,7 +35,10 @@ bool RuntimeIsUsable(KernelContext& context) {
   return false;
 }
 
-Executor OpExecutor() { return PoolExecutor(NumThreads()); }
+int NumThreads() {
+  int intra_op;
+  return LimitedByIntraOp(&intra_op) ? intra_op : DefaultNumThreads().count;
+}
 
 }  // namespace fastneg::tf_ops
 

@@ -12,7 +12,7 @@ bool RuntimeIsUsable(KernelContext& context);
 
 // Threads for a kernel: FASTNEG_NUM_THREADS if it is set; else what the process may use, at most TensorFlow's
 // intra_op_parallelism_threads if that is set.
-Executor OpExecutor();
+int NumThreads();
 
 }  // namespace fastneg::tf_ops
 

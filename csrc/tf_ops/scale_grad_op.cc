@@ -59,7 +59,7 @@ void ScaleOne(KernelContext& context, int index, TF_DataType dtype, double scale
   args.unit_grad = unit_grad ? unit_grad.data() : grad.data();
   args.out = grad.data();
   args.scale = scale;
-  args.executor = OpExecutor();
+  args.executor = PoolExecutor(NumThreads());
   const Status status = ScaleGrad(args);
   if (status != Status::kOk) context.Fail(TF_INTERNAL, "Fastneg>ScaleGrad: " + CoreStatusText(status) + ".");
 }
