@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 from contenders import FASTNEG_BACKENDS, all_contenders
 from workloads import Workload, make_inputs
 
@@ -17,7 +18,7 @@ BY_NEGATIVES = tuple(
     Workload(4096, negatives, WIDTH) for negatives in (16, 64, 128, 256, 512, 1024)
 )
 BY_BATCH = tuple(Workload(batch, 64, WIDTH) for batch in (1024, 4096, 8192, 16384, 32768))
-SAMPLES = 5
+SAMPLES = 9
 
 
 def draw_cost(file_name: str) -> Path:
@@ -47,14 +48,14 @@ def draw_cost(file_name: str) -> Path:
 def _draw(axis, backend: str, workloads: tuple[Workload, ...], sizes: list[int]) -> None:
     times_ms = [_time_ms(backend, workload) for workload in workloads]
     (line,) = axis.plot(sizes, times_ms, "o", label=backend)
-    proportional = times_ms[-1] / sizes[-1]
+    slope, fixed = np.polyfit(sizes, times_ms, 1)
     axis.plot(
         [0, sizes[-1]],
-        [0, proportional * sizes[-1]],
+        [fixed, fixed + slope * sizes[-1]],
         "--",
         color=line.get_color(),
         linewidth=1,
-        label=f"{backend}: proportional",
+        label=f"{backend}: straight line, {1e3 * slope:.3g} µs each",
     )
 
 
