@@ -3,7 +3,7 @@
     python examples/two_tower.py
     python examples/two_tower.py --interactions ratings.csv --negatives 64
     python examples/two_tower.py --interactions gowalla_train.npz --negatives 4 32 256 1024 \
-        --time-limit 5
+        --time-limit 3
 
 Both trainings start from the same tables and see the same batches and shifts. The model itself is
 in `retrieval/model.py`; which of the two losses it gets is decided in `main` below.
