@@ -23,10 +23,13 @@ target_link_libraries(fastneg_core_options INTERFACE fastneg_options Threads::Th
 target_compile_options(fastneg_core_options INTERFACE
   -fno-exceptions -fno-rtti -ffp-contract=fast -fno-math-errno -fno-trapping-math)
 
+# What is compiled once for each instruction set.
+file(GLOB kernel_sources CONFIGURE_DEPENDS csrc/core/cpu/*_kernels.cc csrc/core/cpu/kernel_table.cc)
+
 # fastneg_add_isa(<name> <namespace> <flags>...): one object library with the kernels of one instruction set.
 # Adds it to FASTNEG_CORE_OBJECTS and FASTNEG_ISAS.
 function(fastneg_add_isa name namespace)
-  add_library(fastneg_${namespace} OBJECT csrc/core/cpu/kernels.cc)
+  add_library(fastneg_${namespace} OBJECT ${kernel_sources})
   target_link_libraries(fastneg_${namespace} PRIVATE fastneg_core_options)
   target_compile_definitions(fastneg_${namespace} PRIVATE FASTNEG_ISA_NAMESPACE=${namespace})
   target_compile_options(fastneg_${namespace} PRIVATE ${ARGN})
@@ -37,7 +40,7 @@ endfunction()
 
 # What does not depend on the instruction set.
 file(GLOB core_sources CONFIGURE_DEPENDS csrc/core/cpu/*.cc)
-list(FILTER core_sources EXCLUDE REGEX "/kernels\\.cc$")
+list(REMOVE_ITEM core_sources ${kernel_sources})
 add_library(fastneg_core OBJECT ${core_sources})
 target_link_libraries(fastneg_core PRIVATE fastneg_core_options)
 set(FASTNEG_CORE_OBJECTS $<TARGET_OBJECTS:fastneg_core>)

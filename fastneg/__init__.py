@@ -14,6 +14,7 @@ __all__ = [
     "BackendUnavailableError",
     "__version__",
     "build_info",
+    "negative_cosine_loss",
     "reference",
     "show_config",
     "softmax_loss_with_negative_mining",
@@ -35,5 +36,6 @@ else:
     from fastneg.backends import BackendUnavailableError, register_operations
     from fastneg.config import build_info, show_config, use_backend
     from fastneg.losses.rolled_softmax import softmax_loss_with_negative_mining
+    from fastneg.losses.shuffled_cosine import negative_cosine_loss
 
     register_operations()

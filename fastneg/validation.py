@@ -148,16 +148,28 @@ def number_or_scalar(name: str, value: Any, dtype: tf.DType) -> float | tf.Tenso
     return tensor
 
 
+def positive_integer(name: str, value: Any) -> int:
+    """Checks a Python integer that counts something there must be at least one of."""
+    _check_integer(name, value)
+    if value < 1:
+        raise ValueError(f"`{name}` must be at least 1. Received: {value}.")
+    return int(value)
+
+
 def num_negatives(name: str, value: Any, batch_size: int | None) -> int:
     """Checks 1 <= K < B; an empty batch takes any K."""
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
-        raise ValueError(f"`{name}` must be a Python integer. Received: {value!r}.")
+    _check_integer(name, value)
     if value < 1 or (batch_size and value >= batch_size):
         size = "" if batch_size is None else f", {batch_size}"
         raise ValueError(
             f"`{name}` must be at least 1 and less than the batch size{size}. Received: {value}."
         )
     return int(value)
+
+
+def _check_integer(name: str, value: Any) -> None:
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
+        raise ValueError(f"`{name}` must be a Python integer. Received: {value!r}.")
 
 
 def shifts(name: str, value: Any) -> tf.Tensor:
@@ -173,6 +185,28 @@ def shifts(name: str, value: Any) -> tf.Tensor:
             f"`{name}` must have rank 1, [num_negatives]. Received: {_text(value.shape)}."
         )
     return value if value.dtype == tf.int64 else tf.cast(value, tf.int64)
+
+
+def permutations(name: str, value: Any, batch_size: int | None) -> tf.Tensor:
+    """Checks integers [K, B] and casts them to int32 or int64."""
+    value = to_tensor(name, value, dtype_hint=tf.int64)
+    if value.dtype not in _SHIFT_DTYPES:
+        raise ValueError(
+            f"`{name}` must be integers of at most 64 bits, signed if 64. "
+            f"Received: {value.dtype.name}."
+        )
+    if value.shape.rank not in (2, None) or (
+        value.shape.rank == 2
+        and batch_size is not None
+        and value.shape[1] not in (batch_size, None)
+    ):
+        size = "batch_size" if batch_size is None else batch_size
+        raise ValueError(
+            f"`{name}` must have shape [num_negatives, {size}]. Received: {_text(value.shape)}."
+        )
+    if value.dtype in (tf.int32, tf.int64):
+        return value
+    return tf.cast(value, tf.int64 if value.dtype == tf.uint32 else tf.int32)
 
 
 def _text(shape: tf.TensorShape) -> str:

@@ -141,9 +141,9 @@ def test_eager_calls_compute_gradients_only_for_a_tape(
     original = operations().fastneg_rolled_softmax
     calls = []
 
-    def spy(**arguments: Any) -> Any:
-        calls.append(arguments.get("with_grad", False))
-        return original(**arguments)
+    def spy(*inputs: Any, **attributes: Any) -> Any:
+        calls.append(attributes.get("with_grad", False))
+        return original(*inputs, **attributes)
 
     monkeypatch.setattr(operations(), "fastneg_rolled_softmax", spy)
     tensors = {"item_emb": tf.constant(PROBLEM.item_emb), "other": tf.constant(0.0)}

@@ -40,7 +40,8 @@ enum class Status : int32_t {
   kUnsupportedDType,   // Embeddings that are not floating point, or labels of an unknown type.
   kNullPointer,        // A required buffer is missing.
   kShiftIsMultiple,    // A shift is 0 modulo B: the "negative" would be the positive itself.
-  kWorkspaceTooSmall,  // workspace_bytes is below what RolledSoftmaxWorkspaceBytes asks for.
+  kNotAPermutation,    // An entry of `permutations` is outside 0 .. B-1 or repeats one before it.
+  kWorkspaceTooSmall,  // workspace_bytes is below what <Loss>WorkspaceBytes asks for.
   kIsaUnavailable,     // FASTNEG_ISA names an instruction set that this build or machine lacks.
 };
 
@@ -58,18 +59,19 @@ struct Executor {
   void (*run)(void* self, const Phase* phases, int num_phases, void* context) = nullptr;
 };
 
-// softmax_loss_with_negative_mining: each row's candidates are its own item and K rolled ones.
+// The gathered losses: a support-vector-guided softmax over each row's own item and K items of other rows. With c_0 the
+// cosine of user i and item i, and c_k that with the item of row j(i, k):
 //
-//   c_0 = cos(u_i, v_i),  c_k = cos(u_i, v_j) with j = (i - shifts[k]) mod B,  p = c_0 - margin
+//   p = c_0 - margin
 //   s_k = t c_k + t - 1 if p - c_k < 0 else c_k
 //   l_0 = gamma p - log q_i,  l_k = gamma s_k - log q_j
 //   row loss = logsumexp(l_0 .. l_K) - l_0,  loss = sum_i w_i row_i / #{counted i: w_i != 0}
 //
 // Buffers marked [compute] hold ComputeType(dtype). Gradients are those of `loss` itself (upstream 1).
-struct RolledSoftmaxArgs {
+struct GatheredSoftmaxArgs {
   int64_t batch_size = 0;     // B >= 0.
   int64_t embedding_dim = 0;  // D >= 0.
-  int64_t num_negatives = 0;  // K, 1 <= K < B unless B = 0.
+  int64_t num_negatives = 0;  // K >= 1 unless B = 0.
 
   DType dtype = DType::kFloat32;   // Of user_emb and item_emb: float16, bfloat16, float32 or float64.
   const void* user_emb = nullptr;  // [B, D], rows user_row_stride apart, each row contiguous.
@@ -79,9 +81,8 @@ struct RolledSoftmaxArgs {
   bool embed_normed = false;  // Rows are used as they are instead of being L2-normalised.
 
   DType label_dtype = DType::kFloat32;
-  const void* labels = nullptr;     // [B]; rows with label > 0 count.
-  const void* weights = nullptr;    // [B] [compute], or null for 1 everywhere.
-  const int64_t* shifts = nullptr;  // [K], any values, taken modulo B; 0 modulo B is an error.
+  const void* labels = nullptr;   // [B]; rows with label > 0 count. Null: all rows do.
+  const void* weights = nullptr;  // [B] [compute], or null for 1 everywhere.
   double gamma = 1.0;
   double margin = 0.0;
   double t = 1.0;
@@ -99,8 +100,17 @@ struct RolledSoftmaxArgs {
   size_t workspace_bytes = 0;
   Executor executor;
 
-  // Set on Status::kShiftIsMultiple: the first offending index into `shifts`.
+  // Set on a status that is about one value: its index.
   int64_t* error_index = nullptr;
+};
+
+// num_threads, or 1 where handing work to other threads would take longer than it saves. Looks at sizes and requested
+// results alone.
+int WorthwhileThreads(const GatheredSoftmaxArgs& args, int num_threads);
+
+// softmax_loss_with_negative_mining: j(i, k) = (i - shifts[k]) mod B.
+struct RolledSoftmaxArgs : GatheredSoftmaxArgs {  // K < B unless B = 0.
+  const int64_t* shifts = nullptr;                // [K], any values, taken modulo B; 0 modulo B is an error.
 };
 
 // Bytes of workspace that RolledSoftmax needs for these sizes and requested results. The pointers are
@@ -109,9 +119,26 @@ size_t RolledSoftmaxWorkspaceBytes(const RolledSoftmaxArgs& args);
 
 Status RolledSoftmax(const RolledSoftmaxArgs& args);
 
-// num_threads, or 1 where handing work to other threads would take longer than it saves. Looks at sizes and requested
-// results alone.
-int WorthwhileThreads(const RolledSoftmaxArgs& args, int num_threads);
+// negative_cosine_loss: j(i, k) = permutations[k][i].
+struct ShuffledCosineArgs : GatheredSoftmaxArgs {  // B < 2^31 - 1.
+  DType permutation_dtype = DType::kInt32;         // Or kInt64.
+  const void* permutations = nullptr;              // [K, B], dense; each row has to be a permutation of 0 .. B-1.
+};
+
+size_t ShuffledCosineWorkspaceBytes(const ShuffledCosineArgs& args);
+
+Status ShuffledCosine(const ShuffledCosineArgs& args);
+
+// Uniformly distributed permutations of 0 .. size-1, one for each seed; a seed always gives the same one.
+struct RandomPermutationsArgs {
+  int64_t count = 0;
+  int64_t size = 0;                 // Below 2^31.
+  const int64_t* seeds = nullptr;   // [count]
+  int32_t* permutations = nullptr;  // [count, size]
+  Executor executor;
+};
+
+Status RandomPermutations(const RandomPermutationsArgs& args);
 
 // out[i] = dtype(scale * unit_grad[i]): turns gradients of a scalar loss for upstream 1 into those for
 // upstream `scale`. `unit_grad` is of ComputeType(dtype); `out` may be the same buffer when both types agree.

@@ -1,197 +1,20 @@
 // fastneg._core: the core on NumPy arrays, without TensorFlow. For tests and benchmarks of the core alone, and for
 // telling what this machine runs.
-#include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include <cstdlib>
-#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "core/api.h"
+#include "python/losses.h"
 #include "python/probes.h"
 
 namespace py = pybind11;
 
 namespace fastneg {
 namespace {
-
-// The element type of `array`; bfloat16 is ml_dtypes's, recognised by its name.
-DType DTypeOf(const py::array& array, const char* name) {
-  const std::string dtype = py::str(array.dtype());
-  static const std::pair<const char*, DType> kNames[] = {
-      {"bool", DType::kBool},       {"int8", DType::kInt8},         {"uint8", DType::kUInt8},
-      {"int16", DType::kInt16},     {"uint16", DType::kUInt16},     {"int32", DType::kInt32},
-      {"uint32", DType::kUInt32},   {"int64", DType::kInt64},       {"uint64", DType::kUInt64},
-      {"float16", DType::kFloat16}, {"bfloat16", DType::kBFloat16}, {"float32", DType::kFloat32},
-      {"float64", DType::kFloat64}};
-  for (const auto& [known, value] : kNames) {
-    if (dtype == known) return value;
-  }
-  throw py::type_error("`" + std::string(name) + "` must be an array of numbers. Received: dtype " + dtype + ".");
-}
-
-std::string ShapeOf(const py::array& array) {
-  std::string text = "[";
-  for (py::ssize_t d = 0; d < array.ndim(); ++d) text += (d ? ", " : "") + std::to_string(array.shape(d));
-  return text + "]";
-}
-
-void RequireShape(const py::array& array, const char* name, const std::vector<py::ssize_t>& shape) {
-  bool same = array.ndim() == static_cast<py::ssize_t>(shape.size());
-  std::string wanted;
-  for (size_t d = 0; d < shape.size(); ++d) {
-    same = same && array.shape(d) == shape[d];
-    wanted += (d ? ", " : "") + std::to_string(shape[d]);
-  }
-  if (!same) {
-    throw py::value_error("`" + std::string(name) + "` must have shape [" + wanted + "]. Received: " + ShapeOf(array) +
-                          ".");
-  }
-}
-
-// `array` with contiguous rows (the last axis): itself where it has them already, else a copy. Rows may lie apart.
-py::array WithContiguousRows(const py::array& array) {
-  const bool aligned = reinterpret_cast<uintptr_t>(array.data()) % array.itemsize() == 0;
-  const bool rows = array.ndim() < 2 || array.shape(0) <= 1 ||
-                    (array.strides(0) >= array.shape(1) * array.itemsize() && array.strides(0) % array.itemsize() == 0);
-  const bool contiguous =
-      array.ndim() == 0 || array.shape(array.ndim() - 1) <= 1 || array.strides(array.ndim() - 1) == array.itemsize();
-  if (aligned && rows && contiguous && array.dtype().attr("isnative").cast<bool>()) return array;
-  const py::module_ numpy = py::module_::import("numpy");
-  return numpy.attr("ascontiguousarray")(array, array.dtype().attr("newbyteorder")("="));
-}
-
-py::array CastTo(const py::object& values, const char* dtype) {
-  const py::module_ numpy = py::module_::import("numpy");
-  return numpy.attr("require")(values, dtype, py::make_tuple("C", "A"));
-}
-
-py::array Empty(const std::vector<py::ssize_t>& shape, bool is_double) {
-  return is_double ? py::array(py::dtype::of<double>(), shape) : py::array(py::dtype::of<float>(), shape);
-}
-
-struct FreeDeleter {
-  void operator()(void* p) const { std::free(p); }
-};
-
-[[noreturn]] void Raise(Status status, const RolledSoftmaxArgs& args, int64_t index) {
-  if (status == Status::kShiftIsMultiple) {
-    throw py::value_error("`shifts` must not be 0 modulo the batch size, " + std::to_string(args.batch_size) +
-                          ". Received: shifts[" + std::to_string(index) + "] = " + std::to_string(args.shifts[index]) +
-                          ".");
-  }
-  if (status == Status::kIsaUnavailable) {
-    throw std::runtime_error(std::string("FASTNEG_ISA must name an instruction set that this machine has. Received: ") +
-                             UnavailableRequestedIsa() + ".");
-  }
-  if (status == Status::kInvalidSize) {
-    throw py::value_error(
-        "`shifts` must hold 1 <= K < batch size values, and the sizes must fit memory. Received: K = " +
-        std::to_string(args.num_negatives) + ", batch size " + std::to_string(args.batch_size) + ".");
-  }
-  if (status == Status::kUnsupportedDType) {
-    throw py::type_error("`user_emb` must be float16, bfloat16, float32 or float64.");
-  }
-  throw std::runtime_error("The core refused its arguments with status " + std::to_string(static_cast<int>(status)) +
-                           ".");
-}
-
-py::dict PyRolledSoftmax(const py::array& user_emb, const py::array& item_emb, const py::array& labels,
-                         const py::object& shifts, bool embed_normed, const std::optional<py::object>& weights,
-                         double gamma, double margin, double t,
-                         const std::optional<py::object>& candidate_sampling_probability,
-                         const std::optional<py::object>& candidate_ids, bool gradients, bool scalar_gradients,
-                         int num_threads) {
-  RolledSoftmaxArgs args;
-  args.dtype = DTypeOf(user_emb, "user_emb");
-  if (user_emb.ndim() != 2) throw py::value_error("`user_emb` must have rank 2. Received: " + ShapeOf(user_emb) + ".");
-  const py::ssize_t b = user_emb.shape(0), d = user_emb.shape(1);
-  RequireShape(item_emb, "item_emb", {b, d});
-  RequireShape(labels, "labels", {b});
-  if (DTypeOf(item_emb, "item_emb") != args.dtype) {
-    throw py::type_error(
-        "`item_emb` must have the dtype of `user_emb`. Received: " + std::string(py::str(item_emb.dtype())) + " and " +
-        std::string(py::str(user_emb.dtype())) + ".");
-  }
-  const bool is_double = ComputeType(args.dtype) == DType::kFloat64;
-  const char* compute = is_double ? "float64" : "float32";
-  const py::array user = WithContiguousRows(user_emb), item = WithContiguousRows(item_emb);
-  const py::array label_values = WithContiguousRows(py::module_::import("numpy").attr("ascontiguousarray")(labels));
-  const py::array shift_values = CastTo(shifts, "int64");
-  if (shift_values.ndim() != 1) {
-    throw py::value_error("`shifts` must have rank 1. Received: " + ShapeOf(shift_values) + ".");
-  }
-  args.batch_size = b;
-  args.embedding_dim = d;
-  args.num_negatives = shift_values.shape(0);
-  args.user_emb = user.data();
-  args.item_emb = item.data();
-  args.user_row_stride = b > 1 ? user.strides(0) / user.itemsize() : d;
-  args.item_row_stride = b > 1 ? item.strides(0) / item.itemsize() : d;
-  args.embed_normed = embed_normed;
-  args.label_dtype = DTypeOf(label_values, "labels");
-  args.labels = label_values.data();
-  args.shifts = static_cast<const int64_t*>(shift_values.data());
-  args.gamma = gamma;
-  args.margin = margin;
-  args.t = t;
-  py::array weight_values, probability_values, id_values;
-  if (weights) {
-    weight_values = CastTo(*weights, compute);
-    RequireShape(weight_values, "weights", {b});
-    args.weights = weight_values.data();
-  }
-  if (candidate_sampling_probability) {
-    probability_values = CastTo(*candidate_sampling_probability, compute);
-    RequireShape(probability_values, "candidate_sampling_probability", {b});
-    args.sampling_probability = probability_values.data();
-  }
-  if (candidate_ids) {
-    id_values = CastTo(*candidate_ids, "int64");
-    RequireShape(id_values, "candidate_ids", {b});
-    args.candidate_ids = static_cast<const int64_t*>(id_values.data());
-  }
-
-  py::dict result;
-  py::array loss = Empty({}, is_double);
-  args.loss = loss.mutable_data();
-  result["loss"] = loss;
-  if (gradients) {
-    py::array grad_user = Empty({b, d}, is_double), grad_item = Empty({b, d}, is_double);
-    args.grad_user = grad_user.mutable_data();
-    args.grad_item = grad_item.mutable_data();
-    result["grad_user"] = grad_user;
-    result["grad_item"] = grad_item;
-    if (weights) {
-      py::array grad_weights = Empty({b}, is_double);
-      args.grad_weights = grad_weights.mutable_data();
-      result["grad_weights"] = grad_weights;
-    }
-  }
-  if (scalar_gradients) {
-    py::array grad_scalars = Empty({3}, is_double);
-    args.grad_scalars = grad_scalars.mutable_data();
-    result["grad_scalars"] = grad_scalars;
-  }
-  args.workspace_bytes = RolledSoftmaxWorkspaceBytes(args);
-  const size_t rounded = (args.workspace_bytes + 63) / 64 * 64;
-  const std::unique_ptr<void, FreeDeleter> workspace(rounded ? std::aligned_alloc(64, rounded) : nullptr);
-  if (rounded != 0 && workspace == nullptr) throw std::bad_alloc();
-  args.workspace = workspace.get();
-  args.executor = PoolExecutor(num_threads);
-  int64_t index = 0;
-  args.error_index = &index;
-  Status status;
-  {
-    py::gil_scoped_release release;
-    status = RolledSoftmax(args);
-  }
-  if (status != Status::kOk) Raise(status, args, index);
-  return result;
-}
 
 std::vector<std::string> Isas() {
   std::vector<std::string> names;
@@ -215,13 +38,7 @@ void ChooseIsa(const std::string& name) {
 
 PYBIND11_MODULE(_core, m) {
   m.doc() = "The fastneg core on NumPy arrays, without TensorFlow.";
-  m.def("rolled_softmax", &PyRolledSoftmax, py::arg("user_emb"), py::arg("item_emb"), py::arg("labels"),
-        py::arg("shifts"), py::kw_only(), py::arg("embed_normed") = false, py::arg("weights") = py::none(),
-        py::arg("gamma") = 1.0, py::arg("margin") = 0.0, py::arg("t") = 1.0,
-        py::arg("candidate_sampling_probability") = py::none(), py::arg("candidate_ids") = py::none(),
-        py::arg("gradients") = true, py::arg("scalar_gradients") = false, py::arg("num_threads") = 0,
-        "softmax_loss_with_negative_mining on arrays: a dict of loss and, where asked for, grad_user, grad_item, "
-        "grad_weights and grad_scalars (gamma, margin, t).");
+  DefineRolledSoftmax(m);
   m.def("available_isas", &Isas, "Instruction sets that this build and this machine share, weakest first.");
   m.def("active_isa", &CurrentIsa, "The instruction set in use; None if FASTNEG_ISA names an unavailable one.");
   m.def("set_isa", &ChooseIsa, py::arg("name"), "Uses the kernels of one instruction set from now on.");

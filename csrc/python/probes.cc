@@ -17,15 +17,15 @@ using Clock = std::chrono::steady_clock;
 
 double Seconds(Clock::time_point from) { return std::chrono::duration<double>(Clock::now() - from).count(); }
 
-const cpu::KernelTable& Kernels() {
+const cpu::CommonKernels& Kernels() {
   const cpu::KernelTable* kernels = cpu::ActiveKernels();
   if (kernels == nullptr) throw std::runtime_error("FASTNEG_ISA names an instruction set that is not available.");
-  return *kernels;
+  return *kernels->common;
 }
 
 // Float32 multiply-adds of one thread, in 1e9 floating-point operations a second: the best of `seconds` of trying.
 double MeasureFmaPeak(double seconds) {
-  const cpu::KernelTable& kernels = Kernels();
+  const cpu::CommonKernels& kernels = Kernels();
   double best = 0;
   const Clock::time_point start = Clock::now();
   do {
@@ -40,7 +40,7 @@ double MeasureFmaPeak(double seconds) {
 double MeasureReadBandwidth(int64_t bytes, double seconds) {
   if (bytes < 4096)
     throw pybind11::value_error("`bytes` must be at least 4096. Received: " + std::to_string(bytes) + ".");
-  const cpu::KernelTable& kernels = Kernels();
+  const cpu::CommonKernels& kernels = Kernels();
   bytes = bytes / 4096 * 4096;
   const std::unique_ptr<float, decltype(&std::free)> buffer(static_cast<float*>(std::aligned_alloc(4096, bytes)),
                                                             &std::free);

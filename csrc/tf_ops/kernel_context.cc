@@ -146,6 +146,8 @@ std::string CoreStatusText(Status status) {
       return "every required buffer must be there";
     case Status::kShiftIsMultiple:
       return "no shift may be 0 modulo the batch size";
+    case Status::kNotAPermutation:
+      return "every row of the permutations must be one";
     case Status::kWorkspaceTooSmall:
       return "the workspace must be as large as asked for";
     case Status::kIsaUnavailable:

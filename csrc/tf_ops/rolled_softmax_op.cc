@@ -1,13 +1,12 @@
 // Fastneg>RolledSoftmax: softmax_loss_with_negative_mining, forward and, on request, all its gradients.
 //
-// Eager mode runs no shape function, and a SavedModel may feed anything, so the kernel checks its inputs
-// itself. Optional inputs are lists of zero or one tensor. The gradients are those for an upstream gradient
+// Optional inputs are lists of zero or one tensor. The gradients are those for an upstream gradient
 // of 1; Fastneg>ScaleGrad turns them into the real ones.
 #include <cstdint>
-#include <cstring>
 #include <string>
 
 #include "core/api.h"
+#include "tf_ops/checks.h"
 #include "tf_ops/kernel_context.h"
 #include "tf_ops/op_registration.h"
 #include "tf_ops/runtime.h"
@@ -36,26 +35,6 @@ struct Inputs {
   int64_t embedding_dim() const { return user_emb.dim(1); }
   int64_t num_negatives() const { return shifts.dim(0); }
 };
-
-bool ReadFlag(TF_OpKernelConstruction* construction, const char* name, bool* value, const ScopedStatus& status) {
-  TF_Bool flag = 0;
-  TF_OpKernelConstruction_GetAttrBool(construction, name, &flag, status.get());
-  *value = flag != 0;
-  return status.ok();
-}
-
-bool ReadPresence(TF_OpKernelConstruction* construction, const char* name, bool* present, const ScopedStatus& status) {
-  int64_t count = 0;
-  TF_OpKernelConstruction_GetAttrInt64(construction, name, &count, status.get());
-  if (!status.ok()) return false;
-  if (count > 1) {
-    const std::string message = std::string("`") + name + "` must be 0 or 1. Received: " + std::to_string(count) + ".";
-    TF_SetStatus(status.get(), TF_INVALID_ARGUMENT, message.c_str());
-    return false;
-  }
-  *present = count == 1;
-  return true;
-}
 
 void* Create(TF_OpKernelConstruction* construction) {
   ScopedStatus status;
@@ -91,47 +70,10 @@ Inputs ReadInputs(const RolledSoftmaxKernel& kernel, KernelContext& context) {
   return inputs;
 }
 
-std::string Text(int64_t value) { return std::to_string(value); }
-
-// [batch_size], or also [batch_size, 1] where `column_allowed`.
-void CheckPerRow(KernelContext& context, const char* name, const Tensor& tensor, int64_t batch_size,
-                 bool column_allowed) {
-  if (!tensor) return;
-  const bool vector = tensor.rank() == 1 && tensor.dim(0) == batch_size;
-  const bool column = tensor.rank() == 2 && tensor.dim(0) == batch_size && tensor.dim(1) == 1;
-  if (vector || (column && column_allowed)) return;
-  const std::string size = Text(batch_size);
-  context.Fail(TF_INVALID_ARGUMENT, std::string("`") + name + "` must have shape [" + size + "]" +
-                                        (column_allowed ? " or [" + size + ", 1]" : "") +
-                                        ". Received: " + tensor.ShapeText() + ".");
-}
-
-void CheckScalar(KernelContext& context, const char* name, const Tensor& tensor) {
-  if (tensor.rank() == 0) return;
-  context.Fail(TF_INVALID_ARGUMENT,
-               std::string("`") + name + "` must be a scalar. Received: " + tensor.ShapeText() + ".");
-}
-
 void Validate(const Inputs& inputs, KernelContext& context) {
-  const Tensor& user_emb = inputs.user_emb;
-  const Tensor& item_emb = inputs.item_emb;
-  if (user_emb.rank() != 2) {
-    context.Fail(TF_INVALID_ARGUMENT,
-                 "`user_emb` must have rank 2, [batch_size, embedding_dim]. Received: " + user_emb.ShapeText() + ".");
-    return;
-  }
-  if (item_emb.rank() != 2 || item_emb.dim(0) != user_emb.dim(0) || item_emb.dim(1) != user_emb.dim(1)) {
-    context.Fail(TF_INVALID_ARGUMENT, "`item_emb` must have the shape of `user_emb`, " + user_emb.ShapeText() +
-                                          ". Received: " + item_emb.ShapeText() + ".");
-    return;
-  }
-  const bool is_double = user_emb.dtype() == TF_DOUBLE;
-  if (inputs.gamma.dtype() != (is_double ? TF_DOUBLE : TF_FLOAT)) {
-    context.Fail(TF_INVALID_ARGUMENT,
-                 "`gamma`, `margin`, `t` and `weights` must be float64 exactly when the "
-                 "embeddings are, and float32 otherwise.");
-    return;
-  }
+  CheckEmbeddings(context, "user_emb", inputs.user_emb, "item_emb", inputs.item_emb);
+  if (!context.ok()) return;
+  CheckComputeType(context, "`gamma`, `margin`, `t` and `weights`", inputs.gamma.dtype(), inputs.user_emb.dtype());
   const int64_t batch_size = inputs.batch_size();
   CheckPerRow(context, "labels", inputs.labels, batch_size, true);
   CheckPerRow(context, "weights", inputs.weights, batch_size, true);
@@ -150,11 +92,6 @@ void Validate(const Inputs& inputs, KernelContext& context) {
     context.Fail(TF_INVALID_ARGUMENT, "`num_negative_samples` must be at least 1 and less than the batch size, " +
                                           Text(batch_size) + ". Received: " + Text(num_negatives) + ".");
   }
-}
-
-double ScalarValue(const Tensor& tensor) {
-  return tensor.dtype() == TF_DOUBLE ? *static_cast<const double*>(tensor.data())
-                                     : static_cast<double>(*static_cast<const float*>(tensor.data()));
 }
 
 void FillArguments(const RolledSoftmaxKernel& kernel, const Inputs& inputs, RolledSoftmaxArgs* args) {
@@ -209,10 +146,6 @@ Outputs AllocateOutputs(const RolledSoftmaxKernel& kernel, const Inputs& inputs,
   return outputs;
 }
 
-void SetZero(const Tensor& tensor) {
-  if (tensor) std::memset(tensor.data(), 0, static_cast<size_t>(tensor.num_elements()) * SizeOf(tensor.dtype()));
-}
-
 void Run(const Inputs& inputs, const Outputs& outputs, KernelContext& context, RolledSoftmaxArgs* args) {
   args->loss = outputs.loss.data();
   if (outputs.grad_user) args->grad_user = outputs.grad_user.data();
@@ -221,13 +154,10 @@ void Run(const Inputs& inputs, const Outputs& outputs, KernelContext& context, R
   if (outputs.grad_scalars) args->grad_scalars = outputs.grad_scalars.data();
   args->executor = PoolExecutor(WorthwhileThreads(*args, NumThreads()));
 
-  constexpr size_t kAlignment = 64;
-  const size_t workspace_bytes = RolledSoftmaxWorkspaceBytes(*args);
-  const Tensor workspace = context.AllocateTemp(workspace_bytes + kAlignment);
+  args->workspace_bytes = RolledSoftmaxWorkspaceBytes(*args);
+  const AlignedTemp workspace(context, args->workspace_bytes);
   if (!context.ok()) return;
-  const uintptr_t address = reinterpret_cast<uintptr_t>(workspace.data());
-  args->workspace = reinterpret_cast<void*>((address + kAlignment - 1) / kAlignment * kAlignment);
-  args->workspace_bytes = workspace_bytes;
+  args->workspace = workspace.data();
 
   int64_t bad_shift = 0;
   args->error_index = &bad_shift;
@@ -266,13 +196,8 @@ void Compute(void* opaque, TF_OpKernelContext* tf_context) {
   Run(inputs, outputs, context, &args);
 }
 
-// Shapes of the gradients depend on with_grad, and the C API cannot read such attributes: they stay unknown.
 void InferShapes(TF_ShapeInferenceContext* context, TF_Status* status) {
-  struct {
-    int input;
-    int64_t min_rank, max_rank;
-    const char* requirement;
-  } constexpr kRanks[] = {
+  constexpr InputRank kRanks[] = {
       {kUserEmb, 2, 2, "`user_emb` must have rank 2, [batch_size, embedding_dim]"},
       {kItemEmb, 2, 2, "`item_emb` must have the shape of `user_emb`, [batch_size, embedding_dim]"},
       {kLabels, 1, 2, "`labels` must have shape [batch_size] or [batch_size, 1]"},
@@ -281,24 +206,7 @@ void InferShapes(TF_ShapeInferenceContext* context, TF_Status* status) {
       {kMargin, 0, 0, "`margin` must be a scalar"},
       {kT, 0, 0, "`t` must be a scalar"},
   };
-  TF_ShapeHandle* shape = TF_NewShapeHandle();
-  for (const auto& entry : kRanks) {
-    TF_ShapeInferenceContextGetInput(context, entry.input, shape, status);
-    if (TF_GetCode(status) != TF_OK) break;
-    if (!TF_ShapeInferenceContextRankKnown(context, shape)) continue;
-    const int64_t rank = TF_ShapeInferenceContextRank(context, shape);
-    if (rank >= entry.min_rank && rank <= entry.max_rank) continue;
-    const std::string message = std::string(entry.requirement) + ". Received: rank " + Text(rank) + ".";
-    TF_SetStatus(status, TF_INVALID_ARGUMENT, message.c_str());
-    break;
-  }
-  TF_DeleteShapeHandle(shape);
-  if (TF_GetCode(status) != TF_OK) return;
-  TF_ShapeInferenceContextSetUnknownShape(context, status);
-  if (TF_GetCode(status) != TF_OK) return;
-  TF_ShapeHandle* scalar = TF_ShapeInferenceContextScalar(context);
-  TF_ShapeInferenceContextSetOutput(context, kLoss, scalar, status);
-  TF_DeleteShapeHandle(scalar);
+  if (CheckRanks(kRanks, context, status)) SetScalarLossShapes(context, status);
 }
 
 [[maybe_unused]] const bool kRegistered = RegisterOp(

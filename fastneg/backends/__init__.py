@@ -64,12 +64,71 @@ class RolledSoftmax(Protocol):
     ) -> tf.Tensor: ...
 
 
+class ShuffledCosine(Protocol):
+    """`negative_cosine_loss`, normalised over candidates, as a backend computes it.
+
+    Args:
+        query: [B, D], float16, bfloat16, float32 or float64.
+        doc: [B, D], the same dtype.
+        permutations: [K, B], int32 or int64, each row a permutation of 0 .. B-1.
+        gamma: Scale of the cosines, over the temperature. A finite Python float, or a scalar tensor
+            in the compute dtype, which is differentiated.
+        candidate_sampling_probability: [B] in the compute dtype, a constant for differentiation.
+        candidate_ids: [B], int64.
+
+    Returns:
+        The scalar loss in the compute dtype.
+
+    Raises:
+        tf.errors.InvalidArgumentError: Run-time shapes disagree, K is 0, or a row of `permutations`
+            is not a permutation. An empty batch has loss 0.
+    """
+
+    def __call__(  # noqa: D102 - described by the class.
+        self,
+        query: tf.Tensor,
+        doc: tf.Tensor,
+        permutations: tf.Tensor,
+        *,
+        gamma: float | tf.Tensor,
+        candidate_sampling_probability: tf.Tensor | None,
+        candidate_ids: tf.Tensor | None,
+    ) -> tf.Tensor: ...
+
+
+class RandomPermutations(Protocol):
+    """Draws independent, uniformly distributed permutations of 0 .. size-1.
+
+    Args:
+        count: How many.
+        size: A scalar tensor, int64.
+        seed: As in `tf.random.uniform`.
+
+    Returns:
+        [count, size], int32.
+    """
+
+    def __call__(  # noqa: D102 - described by the class.
+        self, count: int, size: tf.Tensor, seed: int | None
+    ) -> tf.Tensor: ...
+
+
 class Backend(Protocol):
     """What a backend module offers."""
 
     @property
     def rolled_softmax(self) -> RolledSoftmax:
         """`softmax_loss_with_negative_mining`."""
+        ...
+
+    @property
+    def shuffled_cosine(self) -> ShuffledCosine:
+        """`negative_cosine_loss`."""
+        ...
+
+    @property
+    def random_permutations(self) -> RandomPermutations:
+        """What `negative_cosine_loss` draws."""
         ...
 
     def load(self) -> None:

@@ -1,12 +1,10 @@
 """softmax_loss_with_negative_mining: in-batch negatives by rolling the item batch."""
 
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import tensorflow as tf
 
-from fastneg import backends, config
-from fastneg._tensorflow import in_xla
+from fastneg.losses import common
 from fastneg.losses.rolled_softmax_inputs import prepare
 
 
@@ -91,7 +89,7 @@ def softmax_loss_with_negative_mining(
         logQ correction: Yi et al., "Sampling-bias-corrected neural modeling for large corpus item
         recommendations", RecSys 2019.
     """
-    with _scope(name):
+    with common.scope(name, "softmax_loss_with_negative_mining"):
         inputs = prepare(
             user_emb,
             item_emb,
@@ -106,8 +104,7 @@ def softmax_loss_with_negative_mining(
             candidate_sampling_probability,
             candidate_ids,
         )
-        backend = backends.load("reference") if in_xla() else config.active_backend()
-        loss = backend.rolled_softmax(
+        loss = common.backend().rolled_softmax(
             inputs.user_emb,
             inputs.item_emb,
             inputs.labels,
@@ -121,10 +118,3 @@ def softmax_loss_with_negative_mining(
             candidate_ids=inputs.candidate_ids,
         )
         return loss if inputs.loss_factor == 1.0 else loss * inputs.loss_factor
-
-
-def _scope(name: str | None) -> AbstractContextManager[Any]:
-    scope: AbstractContextManager[Any] = nullcontext()
-    if not tf.executing_eagerly():
-        scope = tf.name_scope(name or "softmax_loss_with_negative_mining")
-    return scope

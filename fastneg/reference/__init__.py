@@ -5,5 +5,6 @@ what the fused forms are tested and measured against.
 """
 
 from fastneg.reference.rolled_softmax import softmax_loss_with_negative_mining
+from fastneg.reference.shuffled_cosine import negative_cosine_loss
 
-__all__ = ["softmax_loss_with_negative_mining"]
+__all__ = ["negative_cosine_loss", "softmax_loss_with_negative_mining"]

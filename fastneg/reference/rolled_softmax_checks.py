@@ -5,6 +5,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from fastneg.reference.checks import rank, require, same_shape
+
 
 def checked(
     user_emb: tf.Tensor,
@@ -28,9 +30,9 @@ def checked(
     """
     checks: list[Any] = []
     if user_emb.shape.rank is None:
-        _require(
+        require(
             checks,
-            _rank(user_emb) == 2,
+            rank(user_emb) == 2,
             "`user_emb` must have rank 2, [batch_size, embedding_dim].",
             tf.shape(user_emb),
         )
@@ -38,9 +40,9 @@ def checked(
         shape = tf.shape(user_emb, out_type=tf.int64)
         batch_size = shape[0]
     if not (user_emb.shape.is_fully_defined() and item_emb.shape.is_fully_defined()):
-        _require(
+        require(
             checks,
-            _same(tf.shape(item_emb, out_type=tf.int64), shape),
+            same_shape(tf.shape(item_emb, out_type=tf.int64), shape),
             "`item_emb` must have the shape of `user_emb`,",
             shape,
             tf.shape(item_emb),
@@ -48,11 +50,11 @@ def checked(
     for name, value in {"labels": labels, **columns, **vectors}.items():
         if value is not None and not _is_static(value, user_emb):
             actual = tf.shape(value, out_type=tf.int64)
-            fits = _same(actual, shape[:1])
+            fits = same_shape(actual, shape[:1])
             if name not in vectors:
-                fits |= _same(actual, tf.stack([batch_size, 1]))
+                fits |= same_shape(actual, tf.stack([batch_size, 1]))
             column = "" if name in vectors else " or [batch_size, 1]"
-            _require(
+            require(
                 checks,
                 fits,
                 f"`{name}` must have shape [batch_size]{column}, where batch_size is",
@@ -61,26 +63,26 @@ def checked(
             )
     for name, value in scalars.items():
         if isinstance(value, tf.Tensor) and value.shape.rank is None:
-            _require(
-                checks, tf.equal(_rank(value), 0), f"`{name}` must be a scalar.", tf.shape(value)
+            require(
+                checks, tf.equal(rank(value), 0), f"`{name}` must be a scalar.", tf.shape(value)
             )
     if shifts.shape.rank is None:
-        _require(
+        require(
             checks,
-            _rank(shifts) == 1,
+            rank(shifts) == 1,
             "`shifts` must have rank 1, [num_negatives].",
             tf.shape(shifts),
         )
     if not _is_static(shifts, user_emb):
         num_negatives = tf.size(shifts, out_type=tf.int64)
-        _require(
+        require(
             checks,
             (num_negatives >= 1) & (num_negatives < batch_size) | (batch_size == 0),
             "`num_negative_samples` must be at least 1 and less than the batch size,",
             batch_size,
             num_negatives,
         )
-    _require(
+    require(
         checks,
         tf.reduce_all(_remainders(shifts, batch_size) != 0) | (batch_size == 0),
         "`shifts` must not be 0 modulo the batch size,",
@@ -113,31 +115,3 @@ def _is_static(value: tf.Tensor, user_emb: tf.Tensor) -> bool:
     return bool(
         value.shape.is_fully_defined() and user_emb.shape.rank and user_emb.shape[0] is not None
     )
-
-
-def _rank(value: tf.Tensor) -> tf.Tensor:
-    # TensorFlow's constant folding replaces tf.rank by what later operations need the rank to be.
-    return tf.size(tf.shape(value))
-
-
-def _same(left: tf.Tensor, right: tf.Tensor) -> tf.Tensor:
-    """Whether two shapes are equal, whatever their ranks."""
-    return tf.cond(
-        tf.equal(tf.size(left), tf.size(right)),
-        lambda: tf.reduce_all(left == right),
-        lambda: tf.constant(False),
-    )
-
-
-def _require(checks: list[Any], condition: tf.Tensor, requirement: str, *values: tf.Tensor) -> None:
-    """Adds a check whose message ends with the values, the received one last."""
-    *context, received = values
-    if not tf.executing_eagerly():
-        # One after the other, so that the first thing wrong is what is reported.
-        with tf.control_dependencies(checks):
-            data = [requirement, *context, "Received:", received]
-            checks.append(tf.raw_ops.Assert(condition=condition, data=data))
-    elif not condition:
-        known = "".join(f" {value.numpy().tolist()}." for value in context)
-        message = f"{requirement}{known} Received: {received.numpy().tolist()}."
-        raise tf.errors.InvalidArgumentError(None, None, message)

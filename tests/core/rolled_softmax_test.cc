@@ -267,7 +267,7 @@ void TestBadArguments() {
   FASTNEG_CHECK(status_after([](Args* a) { a->item_row_stride = 3; }) == Status::kInvalidSize);
   FASTNEG_CHECK(status_after([](Args* a) { a->dtype = DType::kInt32; }) == Status::kUnsupportedDType);
   FASTNEG_CHECK(status_after([](Args* a) { a->user_emb = nullptr; }) == Status::kNullPointer);
-  FASTNEG_CHECK(status_after([](Args* a) { a->labels = nullptr; }) == Status::kNullPointer);
+  FASTNEG_CHECK(status_after([](Args* a) { a->item_emb = nullptr; }) == Status::kNullPointer);
   FASTNEG_CHECK(status_after([](Args* a) { a->shifts = nullptr; }) == Status::kNullPointer);
   FASTNEG_CHECK(status_after([](Args* a) { a->loss = nullptr; }) == Status::kNullPointer);
 

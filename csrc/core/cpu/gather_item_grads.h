@@ -7,7 +7,6 @@
 #include "core/cpu/gathered_plan.h"
 #include "core/cpu/gathered_rows.h"
 #include "core/cpu/prepare_rows.h"
-#include "core/cpu/rolled_candidates.h"
 
 namespace fastneg::cpu::FASTNEG_ISA_NAMESPACE {
 
@@ -74,11 +73,12 @@ void GatherItemGradTile(const GatheredPlan& plan, const Candidates& candidates, 
   }
 }
 
-template <typename T>
-void GatherRolledItemGrads(void* context, int64_t tile) {
+template <typename T, typename Candidates>
+void GatherItemGrads(void* context, int64_t tile) {
   const FlushDenormals flush;
   const GatheredPlan& plan = *static_cast<const GatheredPlan*>(context);
-  GatherItemGradTile<T>(plan, RolledCandidates(plan), tile);
+  const Candidates candidates(plan);
+  if (candidates.Valid()) GatherItemGradTile<T>(plan, candidates, tile);
 }
 
 }  // namespace fastneg::cpu::FASTNEG_ISA_NAMESPACE

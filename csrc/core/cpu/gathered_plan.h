@@ -25,6 +25,7 @@ struct GatheredPlan {
   int64_t exp_stride = 0;      // Of exp_weights: B rounded up likewise.
   int64_t tile_rows = 0;
   int64_t num_tiles = 0;
+  int64_t num_prepare_tasks = 0;
   int64_t num_blocks = 0;  // B / kSumRows, rounded up.
 
   DType dtype = DType::kFloat32;
@@ -34,7 +35,16 @@ struct GatheredPlan {
   int64_t item_row_stride = 0;
   bool normalise = true;
 
+  // Rolled candidates.
   const int64_t* shifts = nullptr;  // [K], sorted, in 1 .. B-1.
+
+  // Shuffled candidates. Element B of an inverse is -1, or tells where its permutation goes wrong.
+  const void* given_permutations = nullptr;
+  void (*prepare_permutation)(const GatheredPlan& plan, int64_t k) = nullptr;
+  int64_t permutation_stride = 0;
+  int32_t* permutations = nullptr;  // [K, permutation_stride]
+  int32_t* inverses = nullptr;      // [K, permutation_stride]
+
   const uint8_t* active = nullptr;  // [B]: rows that take part.
   const void* weights = nullptr;    // [B] or null.
   const int64_t* candidate_ids = nullptr;
@@ -65,18 +75,12 @@ struct GatheredPlan {
   double* block_sums = nullptr;  // [num_blocks, 4] loss, d gamma, d margin, d t.
 };
 
-// The kernels of one instruction set; entry 0 for float, entry 1 for double. Contexts are GatheredPlan pointers.
-struct KernelTable {
-  const char* isa;
-  void (*prepare_items[2])(void* plan, int64_t tile);
-  void (*score_rows[2])(void* plan, int64_t tile);
-  void (*gather_item_grads[2])(void* plan, int64_t tile);
-  // Elements begin .. end - 1 of a ScaleGradArgs.
-  void (*scale_grad)(const ScaleGradArgs& args, int64_t begin, int64_t end);
-  // See probes.h.
-  double (*probe_fma)(int64_t rounds);
-  void (*probe_read)(const float* p, int64_t size);
-};
+// The first of the shuffled candidates' permutations that is none; K if all are.
+inline __attribute__((always_inline)) int64_t FirstInvalidPermutation(const GatheredPlan& plan) {
+  int64_t k = 0;
+  while (k < plan.num_candidates && plan.inverses[k * plan.permutation_stride + plan.batch_size] < 0) ++k;
+  return k;
+}
 
 }  // namespace fastneg::cpu
 

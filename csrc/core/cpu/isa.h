@@ -2,7 +2,7 @@
 #ifndef FASTNEG_CORE_CPU_ISA_H_
 #define FASTNEG_CORE_CPU_ISA_H_
 
-#include "core/cpu/gathered_plan.h"
+#include "core/cpu/kernel_table.h"
 
 namespace fastneg::cpu {
 

@@ -12,6 +12,9 @@ class RolledCandidates {
  public:
   explicit RolledCandidates(const GatheredPlan& plan) : plan_(plan) {}
 
+  // Whether there is anything to be found by.
+  static constexpr bool Valid() { return true; }
+
   // Candidates first .. first + count - 1, of which at most kSize are looked at; places behind the last one repeat the
   // first.
   //

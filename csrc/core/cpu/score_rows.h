@@ -6,7 +6,6 @@
 #include "core/cpu/flush_denormals.h"
 #include "core/cpu/gathered_plan.h"
 #include "core/cpu/gathered_rows.h"
-#include "core/cpu/rolled_candidates.h"
 #include "core/cpu/row_tile.h"
 
 namespace fastneg::cpu::FASTNEG_ISA_NAMESPACE {
@@ -317,11 +316,12 @@ void ScoreRowTile(const GatheredPlan& plan, const Candidates& candidates, int64_
   tile.Finish();
 }
 
-template <typename T>
-void ScoreRolledRows(void* context, int64_t tile) {
+template <typename T, typename Candidates>
+void ScoreRows(void* context, int64_t tile) {
   const FlushDenormals flush;
   const GatheredPlan& plan = *static_cast<const GatheredPlan*>(context);
-  ScoreRowTile<T>(plan, RolledCandidates(plan), tile);
+  const Candidates candidates(plan);
+  if (candidates.Valid()) ScoreRowTile<T>(plan, candidates, tile);
 }
 
 }  // namespace fastneg::cpu::FASTNEG_ISA_NAMESPACE

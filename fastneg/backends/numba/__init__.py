@@ -6,6 +6,7 @@ Python functions. The first call for a dtype compiles for some seconds; the mach
 on disk, next to this file or, where that cannot be written, in the user's cache directory.
 """
 
-from fastneg.backends.numba.rolled_softmax import describe, load, rolled_softmax
+from fastneg.backends.numba.backend import describe, load
+from fastneg.backends.numba.rolled_softmax import rolled_softmax
 
 __all__ = ["describe", "load", "rolled_softmax"]

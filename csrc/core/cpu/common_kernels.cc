@@ -1,13 +1,8 @@
-// The kernels of one instruction set. Compiled once for each, with FASTNEG_ISA_NAMESPACE naming it.
+// What belongs to no loss in particular.
+#include "core/cpu/convert.h"
 #include "core/cpu/flush_denormals.h"
-#include "core/cpu/gather_item_grads.h"
-#include "core/cpu/gathered_plan.h"
-#include "core/cpu/prepare_rows.h"
+#include "core/cpu/kernel_table.h"
 #include "core/cpu/probes.h"
-#include "core/cpu/score_rows.h"
-
-#define FASTNEG_STRING_OF(x) #x
-#define FASTNEG_STRING(x) FASTNEG_STRING_OF(x)
 
 namespace fastneg::cpu::FASTNEG_ISA_NAMESPACE {
 namespace {
@@ -36,15 +31,7 @@ void ScaleGradKernel(const ScaleGradArgs& args, int64_t begin, int64_t end) {
 
 }  // namespace
 
-extern const KernelTable kTable;
-const KernelTable kTable = {
-    FASTNEG_STRING(FASTNEG_ISA_NAMESPACE),
-    {PrepareItems<float>, PrepareItems<double>},
-    {ScoreRolledRows<float>, ScoreRolledRows<double>},
-    {GatherRolledItemGrads<float>, GatherRolledItemGrads<double>},
-    ScaleGradKernel,
-    ProbeFma,
-    ProbeRead,
-};
+extern const CommonKernels kCommonKernels;
+const CommonKernels kCommonKernels = {ScaleGradKernel, ProbeFma, ProbeRead};
 
 }  // namespace fastneg::cpu::FASTNEG_ISA_NAMESPACE

@@ -1,0 +1,17 @@
+// All kernels of one instruction set. Compiled once for each, like the <family>_kernels.cc that define them.
+#include "core/cpu/kernel_table.h"
+
+namespace fastneg::cpu::FASTNEG_ISA_NAMESPACE {
+
+extern const CommonKernels kCommonKernels;
+extern const GatheredKernels kRolledSoftmaxKernels;
+extern const GatheredKernels kShuffledCosineKernels;
+
+extern const KernelTable kTable;
+const KernelTable kTable = {
+    &kCommonKernels,
+    &kRolledSoftmaxKernels,
+    &kShuffledCosineKernels,
+};
+
+}  // namespace fastneg::cpu::FASTNEG_ISA_NAMESPACE

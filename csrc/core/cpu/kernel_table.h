@@ -1,0 +1,38 @@
+// The kernels of one instruction set, one table for each family of losses.
+//
+// <family>_kernels.cc defines a table, once for each instruction set, in the namespace FASTNEG_ISA_NAMESPACE;
+// kernel_table.cc gathers them. Entry 0 of a pair is for float, entry 1 for double.
+#ifndef FASTNEG_CORE_CPU_KERNEL_TABLE_H_
+#define FASTNEG_CORE_CPU_KERNEL_TABLE_H_
+
+#include <cstdint>
+
+#include "core/api.h"
+
+namespace fastneg::cpu {
+
+struct CommonKernels {
+  // Elements begin .. end - 1 of a ScaleGradArgs.
+  void (*scale_grad)(const ScaleGradArgs& args, int64_t begin, int64_t end);
+  // See probes.h.
+  double (*probe_fma)(int64_t rounds);
+  void (*probe_read)(const float* p, int64_t size);
+};
+
+// The passes of a loss whose rows have candidates of their own. Contexts are GatheredPlan pointers, tasks tiles of
+// rows.
+struct GatheredKernels {
+  void (*prepare_items[2])(void* plan, int64_t task);  // Whatever else has to be done first included.
+  void (*score_rows[2])(void* plan, int64_t tile);
+  void (*gather_item_grads[2])(void* plan, int64_t tile);
+};
+
+struct KernelTable {
+  const CommonKernels* common;
+  const GatheredKernels* rolled_softmax;
+  const GatheredKernels* shuffled_cosine;
+};
+
+}  // namespace fastneg::cpu
+
+#endif  // FASTNEG_CORE_CPU_KERNEL_TABLE_H_

@@ -1,0 +1,78 @@
+// negative_cosine_loss on the CPU.
+#include <algorithm>
+
+#include "core/api.h"
+#include "core/cpu/gathered_softmax.h"
+#include "core/cpu/sizes.h"
+
+namespace fastneg {
+namespace {
+
+using cpu::GatheredPlan;
+
+// Copies permutation k and inverts it. What stands behind the inverse tells where the first entry is that is out of
+// range or not new, or -1.
+template <typename Index>
+void PreparePermutation(const GatheredPlan& plan, int64_t k) {
+  const int64_t size = plan.batch_size;
+  const Index* source = static_cast<const Index*>(plan.given_permutations) + k * size;
+  int32_t* permutation = plan.permutations + k * plan.permutation_stride;
+  int32_t* inverse = plan.inverses + k * plan.permutation_stride;
+  std::fill(inverse, inverse + size + 1, -1);
+  for (int64_t i = 0; i < size; ++i) {
+    const int64_t j = source[i];
+    if (j < 0 || j >= size || inverse[j] >= 0) {
+      inverse[size] = static_cast<int32_t>(i);
+      return;
+    }
+    permutation[i] = static_cast<int32_t>(j);
+    inverse[j] = static_cast<int32_t>(i);
+  }
+}
+
+bool IsValid(const ShuffledCosineArgs& args) {
+  return args.batch_size < INT32_MAX &&
+         (args.permutation_dtype == DType::kInt32 || args.permutation_dtype == DType::kInt64);
+}
+
+// A few lines more than a power of 2 has, so that the permutations' entries for one row do not share cache sets.
+int64_t PermutationStride(const ShuffledCosineArgs& args) {
+  constexpr int64_t kLine = cpu::kLineBytes / sizeof(int32_t);
+  const int64_t stride = cpu::RoundUp(args.batch_size + 1, kLine);
+  return stride % (4 * kLine) == 0 ? stride + kLine : stride;
+}
+
+cpu::CandidateArray Permutations(const ShuffledCosineArgs& args) {
+  return {args.num_negatives, 2 * PermutationStride(args), sizeof(int32_t)};
+}
+
+}  // namespace
+
+size_t ShuffledCosineWorkspaceBytes(const ShuffledCosineArgs& args) {
+  return IsValid(args) ? cpu::GatheredWorkspaceBytes(args, Permutations(args)) : 0;
+}
+
+Status ShuffledCosine(const ShuffledCosineArgs& args) {
+  if (!IsValid(args)) return args.batch_size < INT32_MAX ? Status::kUnsupportedDType : Status::kInvalidSize;
+  cpu::GatheredCall call;
+  if (const Status status = cpu::BeginGathered(args, Permutations(args), &call); status != Status::kOk) return status;
+  if (call.kernels == nullptr) return Status::kOk;
+  if (args.permutations == nullptr) return Status::kNullPointer;
+  GatheredPlan& plan = call.plan;
+  plan.given_permutations = args.permutations;
+  plan.permutation_stride = PermutationStride(args);
+  plan.permutations = static_cast<int32_t*>(call.candidates);
+  plan.inverses = plan.permutations + args.num_negatives * plan.permutation_stride;
+  plan.prepare_permutation =
+      args.permutation_dtype == DType::kInt32 ? PreparePermutation<int32_t> : PreparePermutation<int64_t>;
+  plan.num_prepare_tasks = plan.num_tiles + plan.num_candidates;
+  cpu::RunGathered(args, *call.kernels->shuffled_cosine, &plan);
+  const int64_t k = cpu::FirstInvalidPermutation(plan);
+  if (k == plan.num_candidates) return Status::kOk;
+  if (args.error_index != nullptr) {
+    *args.error_index = k * plan.batch_size + plan.inverses[k * plan.permutation_stride + plan.batch_size];
+  }
+  return Status::kNotAPermutation;
+}
+
+}  // namespace fastneg

@@ -1,0 +1,71 @@
+// Fastneg>RandomPermutations: one permutation of 0 .. size-1 for each seed. Seeds come from TensorFlow's random
+// operations, so that its rules for seeds hold.
+#include <cstdint>
+#include <string>
+
+#include "core/api.h"
+#include "tf_ops/checks.h"
+#include "tf_ops/kernel_context.h"
+#include "tf_ops/op_registration.h"
+#include "tf_ops/runtime.h"
+
+namespace fastneg::tf_ops {
+namespace {
+
+enum InputIndex { kSeeds, kSize };
+
+void* Create(TF_OpKernelConstruction*) { return nullptr; }
+void Destroy(void*) {}
+
+void Compute(void*, TF_OpKernelContext* tf_context) {
+  KernelContext context(tf_context);
+  const Tensor seeds = context.Input(kSeeds);
+  const Tensor size_tensor = context.Input(kSize);
+  if (!context.ok()) return;
+  CheckScalar(context, "size", size_tensor);
+  if (seeds.rank() != 1) {
+    context.Fail(TF_INVALID_ARGUMENT,
+                 "`seeds` must have rank 1, [num_permutations]. Received: " + seeds.ShapeText() + ".");
+  }
+  if (!context.ok()) return;
+  const int64_t size = *static_cast<const int64_t*>(size_tensor.data());
+  if (size < 0 || size > INT32_MAX) {
+    context.Fail(TF_INVALID_ARGUMENT, "`size` must be at least 0 and below 2^31. Received: " + Text(size) + ".");
+    return;
+  }
+  int64_t num_elements = 0;
+  if (__builtin_mul_overflow(seeds.dim(0), size * 4, &num_elements)) {
+    context.Fail(TF_INVALID_ARGUMENT, "`size` times the number of `seeds` must fit 63 bits. Received: " + Text(size) +
+                                          " and " + Text(seeds.dim(0)) + ".");
+    return;
+  }
+  const Tensor permutations = context.AllocateOutput(0, TF_INT32, {seeds.dim(0), size});
+  if (!context.ok()) return;
+  RandomPermutationsArgs args;
+  args.count = seeds.dim(0);
+  args.size = size;
+  args.seeds = static_cast<const int64_t*>(seeds.data());
+  args.permutations = static_cast<int32_t*>(permutations.data());
+  // A permutation of 2^14 rows takes as long as waking a thread.
+  constexpr double kSavedEntries = 1 << 14;
+  const int threads = NumThreads();
+  const double entries = static_cast<double>(args.count) * static_cast<double>(size);
+  args.executor = PoolExecutor(entries - entries / threads < kSavedEntries ? 1 : threads);
+  const Status status = RandomPermutations(args);
+  if (status != Status::kOk) context.Fail(TF_INTERNAL, "Fastneg>RandomPermutations: " + CoreStatusText(status) + ".");
+}
+
+void InferShapes(TF_ShapeInferenceContext* context, TF_Status* status) {
+  constexpr InputRank kRanks[] = {
+      {kSeeds, 1, 1, "`seeds` must have rank 1, [num_permutations]"},
+      {kSize, 0, 0, "`size` must be a scalar"},
+  };
+  if (CheckRanks(kRanks, context, status)) TF_ShapeInferenceContextSetUnknownShape(context, status);
+}
+
+[[maybe_unused]] const bool kRegistered = RegisterOp(
+    {"Fastneg>RandomPermutations", {"seeds: int64", "size: int64"}, {"permutations: int32"}, {}, &InferShapes},
+    {&Create, &Compute, &Destroy});
+
+}  // namespace
+}  // namespace fastneg::tf_ops

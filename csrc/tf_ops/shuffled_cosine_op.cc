@@ -1,0 +1,194 @@
+// Fastneg>ShuffledCosine: negative_cosine_loss over softmax-normalised candidates, forward and, on request, all its
+// gradients, for an upstream gradient of 1; Fastneg>ScaleGrad turns them into the real ones. Optional inputs are lists
+// of zero or one tensor.
+#include <cstdint>
+#include <string>
+
+#include "core/api.h"
+#include "tf_ops/checks.h"
+#include "tf_ops/kernel_context.h"
+#include "tf_ops/op_registration.h"
+#include "tf_ops/runtime.h"
+
+namespace fastneg::tf_ops {
+namespace {
+
+enum InputIndex { kQuery, kDoc, kPermutations, kGamma, kFirstOptional };
+enum OutputIndex { kLoss, kGradQuery, kGradDoc, kGradScalars };
+
+struct ShuffledCosineKernel {
+  bool with_grad = false;
+  bool with_scalar_grad = false;
+  bool has_sampling_probability = false;
+  bool has_candidate_ids = false;
+};
+
+struct Inputs {
+  Tensor query, doc, permutations, gamma;
+  Tensor sampling_probability, candidate_ids;  // Empty where not given.
+};
+
+void* Create(TF_OpKernelConstruction* construction) {
+  ScopedStatus status;
+  ShuffledCosineKernel kernel;
+  const bool ok = ReadFlag(construction, "with_grad", &kernel.with_grad, status) &&
+                  ReadFlag(construction, "with_scalar_grad", &kernel.with_scalar_grad, status) &&
+                  ReadPresence(construction, "num_sampling_probabilities", &kernel.has_sampling_probability, status) &&
+                  ReadPresence(construction, "num_candidate_ids", &kernel.has_candidate_ids, status);
+  if (!ok) {
+    TF_OpKernelConstruction_Failure(construction, status.get());
+    return nullptr;
+  }
+  return new ShuffledCosineKernel(kernel);
+}
+
+void Destroy(void* kernel) { delete static_cast<ShuffledCosineKernel*>(kernel); }
+
+Inputs ReadInputs(const ShuffledCosineKernel& kernel, KernelContext& context) {
+  Inputs inputs;
+  inputs.query = context.Input(kQuery);
+  inputs.doc = context.Input(kDoc);
+  inputs.permutations = context.Input(kPermutations);
+  inputs.gamma = context.Input(kGamma);
+  int next = kFirstOptional;
+  if (kernel.has_sampling_probability) inputs.sampling_probability = context.Input(next++);
+  if (kernel.has_candidate_ids) inputs.candidate_ids = context.Input(next++);
+  return inputs;
+}
+
+void Validate(const Inputs& inputs, KernelContext& context) {
+  CheckEmbeddings(context, "query", inputs.query, "doc", inputs.doc);
+  if (!context.ok()) return;
+  CheckComputeType(context, "`scale` and `t`", inputs.gamma.dtype(), inputs.query.dtype());
+  CheckScalar(context, "scale", inputs.gamma);
+  const int64_t batch_size = inputs.query.dim(0);
+  CheckPerRow(context, "candidate_sampling_probability", inputs.sampling_probability, batch_size, false);
+  CheckPerRow(context, "candidate_ids", inputs.candidate_ids, batch_size, false);
+  const Tensor& permutations = inputs.permutations;
+  if (permutations.rank() != 2 || permutations.dim(1) != batch_size) {
+    context.Fail(TF_INVALID_ARGUMENT, "`permutations` must have shape [num_negatives, " + Text(batch_size) +
+                                          "]. Received: " + permutations.ShapeText() + ".");
+  } else if (permutations.dim(0) < 1) {
+    context.Fail(TF_INVALID_ARGUMENT, "`num_negatives` must be at least 1. Received: 0.");
+  }
+}
+
+void FillArguments(const Inputs& inputs, ShuffledCosineArgs* args) {
+  args->batch_size = inputs.query.dim(0);
+  args->embedding_dim = inputs.query.dim(1);
+  args->num_negatives = inputs.permutations.dim(0);
+  ToCoreType(inputs.query.dtype(), &args->dtype);
+  args->user_emb = inputs.query.data();
+  args->item_emb = inputs.doc.data();
+  args->user_row_stride = args->embedding_dim;
+  args->item_row_stride = args->embedding_dim;
+  ToCoreType(inputs.permutations.dtype(), &args->permutation_dtype);
+  args->permutations = inputs.permutations.data();
+  args->gamma = ScalarValue(inputs.gamma);
+  if (inputs.sampling_probability) args->sampling_probability = inputs.sampling_probability.data();
+  if (inputs.candidate_ids) args->candidate_ids = static_cast<const int64_t*>(inputs.candidate_ids.data());
+}
+
+// Outputs that were not asked for have no elements and stay null for the core.
+struct Outputs {
+  Tensor loss, grad_query, grad_doc, grad_scalars;
+};
+
+Outputs AllocateOutputs(const ShuffledCosineKernel& kernel, const Inputs& inputs, KernelContext& context) {
+  const TF_DataType dtype = inputs.gamma.dtype();
+  Outputs outputs;
+  outputs.loss = context.AllocateOutput(kLoss, dtype, {});
+  if (kernel.with_grad) {
+    outputs.grad_query = context.AllocateOutput(kGradQuery, dtype, {inputs.query.dim(0), inputs.query.dim(1)});
+    outputs.grad_doc = context.AllocateOutput(kGradDoc, dtype, {inputs.query.dim(0), inputs.query.dim(1)});
+  } else {
+    context.AllocateOutput(kGradQuery, dtype, {0});
+    context.AllocateOutput(kGradDoc, dtype, {0});
+  }
+  if (kernel.with_scalar_grad) {
+    outputs.grad_scalars = context.AllocateOutput(kGradScalars, dtype, {3});
+  } else {
+    context.AllocateOutput(kGradScalars, dtype, {0});
+  }
+  return outputs;
+}
+
+std::string EntryText(const Tensor& permutations, int64_t index) {
+  const int64_t batch_size = permutations.dim(1);
+  const int64_t value = permutations.dtype() == TF_INT32 ? static_cast<const int32_t*>(permutations.data())[index]
+                                                         : static_cast<const int64_t*>(permutations.data())[index];
+  return "permutations[" + Text(index / batch_size) + ", " + Text(index % batch_size) + "] = " + Text(value);
+}
+
+void Run(const Inputs& inputs, const Outputs& outputs, KernelContext& context, ShuffledCosineArgs* args) {
+  args->loss = outputs.loss.data();
+  if (outputs.grad_query) args->grad_user = outputs.grad_query.data();
+  if (outputs.grad_doc) args->grad_item = outputs.grad_doc.data();
+  if (outputs.grad_scalars) args->grad_scalars = outputs.grad_scalars.data();
+  args->executor = PoolExecutor(WorthwhileThreads(*args, NumThreads()));
+  args->workspace_bytes = ShuffledCosineWorkspaceBytes(*args);
+  const AlignedTemp workspace(context, args->workspace_bytes);
+  if (!context.ok()) return;
+  args->workspace = workspace.data();
+
+  int64_t bad_entry = 0;
+  args->error_index = &bad_entry;
+  const Status status = ShuffledCosine(*args);
+  if (status == Status::kNotAPermutation) {
+    context.Fail(TF_INVALID_ARGUMENT, "`permutations` must hold each of 0 .. " + Text(args->batch_size - 1) +
+                                          " once in every row. Received: " + EntryText(inputs.permutations, bad_entry) +
+                                          ".");
+  } else if (status == Status::kInvalidSize) {
+    context.Fail(TF_INVALID_ARGUMENT,
+                 "`query` and `num_negatives` must have sizes whose product fits 63 bits, and less than 2^31 - 1 rows. "
+                 "Received: " +
+                     inputs.query.ShapeText() + " and " + Text(args->num_negatives) + ".");
+  } else if (status != Status::kOk) {
+    context.Fail(TF_INTERNAL, "Fastneg>ShuffledCosine: " + CoreStatusText(status) + ".");
+  }
+}
+
+void Compute(void* opaque, TF_OpKernelContext* tf_context) {
+  const ShuffledCosineKernel& kernel = *static_cast<const ShuffledCosineKernel*>(opaque);
+  KernelContext context(tf_context);
+  if (!RuntimeIsUsable(context)) return;
+  const Inputs inputs = ReadInputs(kernel, context);
+  if (context.ok()) Validate(inputs, context);
+  if (!context.ok()) return;
+  const Outputs outputs = AllocateOutputs(kernel, inputs, context);
+  if (!context.ok()) return;
+  if (inputs.query.dim(0) == 0) {
+    SetZero(outputs.loss);
+    SetZero(outputs.grad_scalars);
+    return;
+  }
+  ShuffledCosineArgs args;
+  FillArguments(inputs, &args);
+  Run(inputs, outputs, context, &args);
+}
+
+void InferShapes(TF_ShapeInferenceContext* context, TF_Status* status) {
+  constexpr InputRank kRanks[] = {
+      {kQuery, 2, 2, "`query` must have rank 2, [batch_size, embedding_dim]"},
+      {kDoc, 2, 2, "`doc` must have the shape of `query`, [batch_size, embedding_dim]"},
+      {kPermutations, 2, 2, "`permutations` must have rank 2, [num_negatives, batch_size]"},
+      {kGamma, 0, 0, "`scale` must be a scalar"},
+  };
+  if (CheckRanks(kRanks, context, status)) SetScalarLossShapes(context, status);
+}
+
+[[maybe_unused]] const bool kRegistered = RegisterOp(
+    {
+        "Fastneg>ShuffledCosine",
+        {"query: T", "doc: T", "permutations: Tperm", "gamma: Tc",
+         "sampling_probability: num_sampling_probabilities * Tc", "candidate_ids: num_candidate_ids * int64"},
+        {"loss: Tc", "grad_query: Tc", "grad_doc: Tc", "grad_scalars: Tc"},
+        {"T: {half, bfloat16, float, double}", "Tc: {float, double}", "Tperm: {int32, int64}",
+         "num_sampling_probabilities: int >= 0", "num_candidate_ids: int >= 0", "with_grad: bool = false",
+         "with_scalar_grad: bool = false"},
+        &InferShapes,
+    },
+    {&Create, &Compute, &Destroy});
+
+}  // namespace
+}  // namespace fastneg::tf_ops

@@ -1,0 +1,21 @@
+"""What the public losses share: the scope in the graph, and the backend that computes."""
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import tensorflow as tf
+
+from fastneg import backends, config
+from fastneg._tensorflow import in_xla
+
+
+def scope(name: str | None, default: str) -> AbstractContextManager[Any]:
+    """Returns the name scope of a loss, which eager calls go without."""
+    if tf.executing_eagerly():
+        return nullcontext()
+    return tf.name_scope(name or default)  # type: ignore[no-any-return]
+
+
+def backend() -> backends.Backend:
+    """Returns the backend in force; the reference inside XLA, which knows no other operations."""
+    return backends.load("reference") if in_xla() else config.active_backend()

@@ -1,0 +1,102 @@
+"""negative_cosine_loss: in-batch negatives by shuffling the document batch."""
+
+from typing import Any
+
+import tensorflow as tf
+
+from fastneg.losses import common
+from fastneg.losses.shuffled_cosine_inputs import BatchNormalizedInputs, prepare
+from fastneg.reference.shuffled_cosine import batch_normalized
+
+
+def negative_cosine_loss(
+    query: Any,
+    doc: Any,
+    num_negatives: int = 4,
+    t: Any = 1.0,
+    scale: Any = 20.0,
+    normalize: str = "candidates",
+    seed: int | None = None,
+    *,
+    permutations: Any = None,
+    candidate_sampling_probability: Any = None,
+    candidate_ids: Any = None,
+    name: str | None = None,
+) -> tf.Tensor:
+    """Softmax loss over a query's own document and K documents from shuffled batches.
+
+    Row i's candidates are document i and, for each of K permutations, document j = perm_k[i]. With
+    the cosines c_i0 and c_ik and the sampling probability q_j of document j:
+
+        l_i0 = scale c_i0 / t - log q_i
+        l_ik = scale c_ik / t - log q_j
+        loss = mean_i (logsumexp(l_i0, .., l_iK) - l_i0)
+
+    A permutation may leave a row in place; the row's own document is then a negative, too, unless
+    `candidate_ids` removes it. An empty batch has loss 0. The cosine with a zero vector is 0.
+
+    Args:
+        query: Query embeddings, [B, D]: float16, bfloat16, float32 or float64.
+        doc: Document embeddings, [B, D], the same dtype.
+        num_negatives: K, a Python integer, at least 1. Not used with `permutations`.
+        t: Temperature: a number or scalar tensor, not 0.
+        scale: Factor of the cosines: a number or scalar tensor.
+        normalize: "candidates" for the above. "batch" for the arithmetic of the published layer,
+            kept for comparison: each column of candidates is normalised over the rows of the
+            batch instead, so that `t` cancels and the negatives drop out of the result, which is
+            mean_i (logsumexp_j(scale c_j0) - scale c_i0).
+        seed: Makes the sequence of drawn permutations repeatable, as in `tf.random.uniform`.
+        permutations: [K, B] integers to use instead of drawing them; each row has to be a
+            permutation of 0 .. B-1.
+        candidate_sampling_probability: [B], how likely each document is to be drawn into a batch,
+            clipped below at 1e-9. Corrects for popular documents serving as negatives more often
+            (logQ correction). A constant for the gradient.
+        candidate_ids: [B] integers. A negative with the row's own id is left out of the row's
+            softmax.
+        name: Name of the scope in the graph.
+
+    Returns:
+        The loss, a scalar: float64 for float64 embeddings, else float32. It is differentiable with
+        respect to the embeddings, and to `t` and `scale` where they are tensors.
+
+    Raises:
+        ValueError: An argument or a static shape is wrong.
+        tf.errors.InvalidArgumentError: A run-time shape is wrong, a tensor `t` is 0, or a row of
+            `permutations` is no permutation. XLA cannot raise: there the loss is NaN.
+
+    Example:
+        >>> queries = tf.random.normal([8, 4], seed=1)
+        >>> documents = tf.random.normal([8, 4], seed=2)
+        >>> loss = fastneg.negative_cosine_loss(queries, documents, num_negatives=3)
+        >>> loss.shape
+        TensorShape([])
+
+    Source:
+        The layer `NegativeCosineLayer` of a widely copied blog post, after Huang et al., "Learning
+        deep structured semantic models for web search using clickthrough data", CIKM 2013.
+    """
+    with common.scope(name, "negative_cosine_loss"):
+        backend = common.backend()
+        inputs = prepare(
+            query,
+            doc,
+            num_negatives,
+            t,
+            scale,
+            normalize,
+            seed,
+            permutations,
+            candidate_sampling_probability,
+            candidate_ids,
+            backend.random_permutations,
+        )
+        if isinstance(inputs, BatchNormalizedInputs):
+            return batch_normalized(*inputs)
+        return backend.shuffled_cosine(
+            inputs.query,
+            inputs.doc,
+            inputs.permutations,
+            gamma=inputs.gamma,
+            candidate_sampling_probability=inputs.candidate_sampling_probability,
+            candidate_ids=inputs.candidate_ids,
+        )

@@ -1,0 +1,236 @@
+"""The shuffled cosine loss in plain TensorFlow."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import tensorflow as tf
+
+from fastneg import validation
+from fastneg._tensorflow import in_xla
+from fastneg.losses.shuffled_cosine_inputs import BatchNormalizedInputs, prepare
+from fastneg.reference.checks import rank, require, same_shape
+
+_SMALLEST_SQUARED_NORM = 1e-12
+_SMALLEST_PROBABILITY = 1e-9
+
+
+def negative_cosine_loss(
+    query: Any,
+    doc: Any,
+    num_negatives: int = 4,
+    t: Any = 1.0,
+    scale: Any = 20.0,
+    normalize: str = "candidates",
+    seed: int | None = None,
+    *,
+    permutations: Any = None,
+    candidate_sampling_probability: Any = None,
+    candidate_ids: Any = None,
+    name: str | None = None,
+) -> tf.Tensor:
+    """`fastneg.negative_cosine_loss` in plain TensorFlow.
+
+    The fused function describes the arguments. Unlike it, this one has derivatives of every order.
+
+    Args:
+        query: See the fused function.
+        doc: See the fused function.
+        num_negatives: See the fused function.
+        t: See the fused function.
+        scale: See the fused function.
+        normalize: See the fused function.
+        seed: See the fused function.
+        permutations: See the fused function.
+        candidate_sampling_probability: See the fused function.
+        candidate_ids: See the fused function.
+        name: See the fused function.
+
+    Returns:
+        The scalar loss.
+    """
+    with tf.name_scope(name or "negative_cosine_loss"):
+        inputs = prepare(
+            query,
+            doc,
+            num_negatives,
+            t,
+            scale,
+            normalize,
+            seed,
+            permutations,
+            candidate_sampling_probability,
+            candidate_ids,
+            random_permutations,
+        )
+        if isinstance(inputs, BatchNormalizedInputs):
+            return batch_normalized(*inputs)
+        return shuffled_cosine(
+            inputs.query,
+            inputs.doc,
+            inputs.permutations,
+            gamma=inputs.gamma,
+            candidate_sampling_probability=inputs.candidate_sampling_probability,
+            candidate_ids=inputs.candidate_ids,
+        )
+
+
+def shuffled_cosine(
+    query: tf.Tensor,
+    doc: tf.Tensor,
+    permutations: tf.Tensor,
+    *,
+    gamma: float | tf.Tensor,
+    candidate_sampling_probability: tf.Tensor | None,
+    candidate_ids: tf.Tensor | None,
+) -> tf.Tensor:
+    """The composition itself: `fastneg.backends.ShuffledCosine`."""
+    # XLA cannot raise: there invalid permutations make the loss NaN.
+    if not in_xla():
+        query, doc, permutations = _checked(
+            query, doc, permutations, gamma, candidate_sampling_probability, candidate_ids
+        )
+    dtype = validation.compute_dtype(query.dtype)
+    queries, docs = _unit_rows(query, dtype), _unit_rows(doc, dtype)
+    batch_size = tf.shape(queries)[0]
+    own = tf.range(batch_size)[:, None]
+    # Out-of-range entries are dealt with above or below, and must not be looked up.
+    last = tf.cast(tf.maximum(batch_size - 1, 0), permutations.dtype)
+    shuffled = tf.cast(tf.clip_by_value(permutations, 0, last), tf.int32)
+    candidates = tf.concat([own, tf.transpose(shuffled)], axis=1)
+    logits = gamma * tf.einsum("bd,bkd->bk", queries, tf.gather(docs, candidates))
+    if candidate_sampling_probability is not None:
+        probability = tf.maximum(candidate_sampling_probability, _SMALLEST_PROBABILITY)
+        logits -= tf.stop_gradient(tf.gather(tf.math.log(probability), candidates))
+    if candidate_ids is not None:
+        ids = tf.gather(candidate_ids, candidates)
+        hit = tf.pad(ids[:, 1:] == ids[:, :1], [[0, 0], [1, 0]])
+        logits = tf.where(hit, tf.constant(-math.inf, dtype), logits)
+    # logsumexp(logits) - logits[:, 0], in the form that loses no digits when it is small.
+    losses = tf.nn.sparse_softmax_cross_entropy_with_logits(tf.zeros_like(own[:, 0]), logits)
+    loss = tf.math.divide_no_nan(tf.reduce_sum(losses), tf.cast(batch_size, dtype))
+    if in_xla():
+        valid = are_permutations(permutations, batch_size) & (tf.shape(permutations)[0] > 0)
+        loss = tf.where(valid | (batch_size == 0), loss, tf.constant(math.nan, dtype))
+    return loss
+
+
+def batch_normalized(query: tf.Tensor, doc: tf.Tensor, scale: float | tf.Tensor) -> tf.Tensor:
+    """The published arithmetic: the positives' softmax over the batch; for every backend."""
+    if not in_xla():
+        query, doc = _checked_pair(query, doc, {"scale": scale})
+    dtype = validation.compute_dtype(query.dtype)
+    cosines = tf.reduce_sum(_unit_rows(query, dtype) * _unit_rows(doc, dtype), axis=1)
+    scores = scale * cosines
+    # The logarithm of a sum over no rows is -Inf, which must not reach a gradient.
+    batch_size = tf.shape(scores)[0]
+    padded = tf.concat([scores, tf.zeros([tf.cast(batch_size == 0, tf.int32)], dtype)], axis=0)
+    row_losses = tf.reduce_logsumexp(padded) - scores
+    return tf.math.divide_no_nan(tf.reduce_sum(row_losses), tf.cast(batch_size, dtype))
+
+
+def random_permutations(count: int, size: tf.Tensor, seed: int | None) -> tf.Tensor:
+    """Draws with TensorFlow's own shuffle: `fastneg.backends.RandomPermutations`."""
+    rows = tf.range(tf.cast(size, tf.int32))
+    if seed is None:
+        return tf.stack([tf.random.shuffle(rows) for _ in range(count)])
+    # The same seed for all would make them equal. Multiples of an odd number spread what would else
+    # meet when a program counts its seeds up.
+    return tf.stack(
+        [tf.random.shuffle(rows, seed=(seed + k * 0x9E3779B1) % 2**31) for k in range(count)]
+    )
+
+
+def are_permutations(permutations: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
+    """Whether each row of [K, size] holds each of 0 .. size-1 once."""
+    count = tf.shape(permutations)[0]
+    size = tf.cast(size, permutations.dtype)
+    inside = tf.reduce_all((permutations >= 0) & (permutations < size))
+    rows = tf.range(tf.cast(count, permutations.dtype))[:, None]
+    places = tf.reshape(
+        tf.clip_by_value(permutations, 0, tf.maximum(size - 1, 0)) + rows * size, [-1]
+    )
+    found = tf.math.unsorted_segment_sum(tf.ones_like(places), places, tf.size(permutations))
+    return inside & tf.reduce_all(found == 1)
+
+
+def _checked_pair(
+    query: tf.Tensor, doc: tf.Tensor, scalars: Mapping[str, float | tf.Tensor]
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """The embeddings, to be used only if their shapes are right and `scalars` are scalars."""
+    checks: list[Any] = []
+    if query.shape.rank is None:
+        require(
+            checks,
+            rank(query) == 2,
+            "`query` must have rank 2, [batch_size, embedding_dim].",
+            tf.shape(query),
+        )
+    if not (query.shape.is_fully_defined() and doc.shape.is_fully_defined()):
+        shape = tf.shape(query, out_type=tf.int64)
+        require(
+            checks,
+            same_shape(tf.shape(doc, out_type=tf.int64), shape),
+            "`doc` must have the shape of `query`,",
+            shape,
+            tf.shape(doc),
+        )
+    for name, value in scalars.items():
+        if isinstance(value, tf.Tensor) and value.shape.rank is None:
+            require(
+                checks, tf.equal(rank(value), 0), f"`{name}` must be a scalar.", tf.shape(value)
+            )
+    with tf.control_dependencies(checks):
+        return tf.identity(query), tf.identity(doc)
+
+
+def _checked(
+    query: tf.Tensor,
+    doc: tf.Tensor,
+    permutations: tf.Tensor,
+    gamma: float | tf.Tensor,
+    candidate_sampling_probability: tf.Tensor | None,
+    candidate_ids: tf.Tensor | None,
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """The first three, to be used only if everything is as it must be."""
+    query, doc = _checked_pair(query, doc, {"scale": gamma})
+    checks: list[Any] = []
+    with tf.control_dependencies([query]):
+        batch_size = tf.shape(query, out_type=tf.int64)[0]
+    for name, value in (
+        ("candidate_sampling_probability", candidate_sampling_probability),
+        ("candidate_ids", candidate_ids),
+    ):
+        if value is not None:
+            actual = tf.shape(value, out_type=tf.int64)
+            require(
+                checks,
+                same_shape(actual, batch_size[None]),
+                f"`{name}` must have shape [batch_size], where batch_size is",
+                batch_size,
+                actual,
+            )
+    shape = tf.shape(permutations, out_type=tf.int64)
+    requirement = "`permutations` must have shape [num_negatives, batch_size], where batch_size is"
+    require(checks, tf.equal(rank(permutations), 2), requirement, batch_size, shape)
+    with tf.control_dependencies(checks):
+        shape = tf.identity(shape)
+    require(checks, tf.equal(shape[1], batch_size), requirement, batch_size, shape)
+    require(checks, shape[0] >= 1, "`num_negatives` must be at least 1.", shape[0])
+    with tf.control_dependencies(checks):
+        valid = are_permutations(tf.identity(permutations), batch_size)
+    require(
+        checks,
+        valid,
+        "`permutations` must hold each number below the batch size once in every row. "
+        "The batch size is",
+        batch_size,
+        permutations,
+    )
+    with tf.control_dependencies(checks):
+        return tf.identity(query), tf.identity(doc), tf.identity(permutations)
+
+
+def _unit_rows(rows: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
+    rows = tf.cast(tf.ensure_shape(rows, [None, None]), dtype)
+    return tf.nn.l2_normalize(rows, axis=-1, epsilon=_SMALLEST_SQUARED_NORM)
