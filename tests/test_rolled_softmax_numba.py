@@ -19,7 +19,7 @@ from fastneg import backends
 if backends.why_unavailable("numba") is not None:
     pytest.skip("The numba backend does not load.", allow_module_level=True)
 
-from fastneg.backends.numba import call, entry, inputs, threads, vector_ir
+from fastneg.backends.numba import call, compiling, entry, inputs, threads, vector_ir
 
 LOSS = fastneg.softmax_loss_with_negative_mining
 PROBLEM = problems.make(16, 3, 6)
@@ -138,14 +138,14 @@ def test_no_directory_for_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
             raise RuntimeError("cannot cache function: no locator available")
         return lambda function: (function, options)
 
-    monkeypatch.setattr(entry, "njit", refusing_njit)
-    _, options = entry.make_run("source")
+    monkeypatch.setattr(compiling, "njit", refusing_njit)
+    _, options = compiling.entry.__wrapped__(entry.make_run)
     assert options["nogil"]
 
 
 def test_cache_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
     """When writing fails, numba has the machine code and keeps it."""
-    original = call._run()
+    original = compiling.entry(entry.make_run)
     failures = [OSError("No space left on device")]
 
     def run(*arguments: Any) -> None:
@@ -154,8 +154,8 @@ def test_cache_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
         original(*arguments)
 
     expected = _run(_arguments(PROBLEM))
-    monkeypatch.setattr(call, "_run", lambda: run)
-    monkeypatch.setattr(call, "_compiled", set())
+    monkeypatch.setattr(compiling, "entry", lambda make: run)
+    monkeypatch.setattr(compiling, "_compiled", set())
     np.testing.assert_array_equal(_run(_arguments(PROBLEM)).loss, expected.loss)
 
 

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import functools
-import hashlib
 import math
 import os
-import pathlib
 import threading
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastneg.backends.numba import entry, threads
+from fastneg.backends.numba import compiling, entry
 from fastneg.backends.numba.plan import CHUNK, Array, Plan
 from fastneg.backends.numba.simd import QUAD
 from fastneg.backends.numba.vector_ir import ROW_VECTORS, VECTOR_BYTES
@@ -93,35 +90,6 @@ def _aligned(shape: tuple[int, ...], dtype: Any) -> Array:
     start = -block.ctypes.data % 64
     array: Array = block[start : start + size].view(dtype).reshape(shape)
     return array
-
-
-def _frozen(array: Array) -> Array:
-    """A read-only view: numba compiles anew for every combination of writeable arguments."""
-    view: Array = np.ascontiguousarray(array).view()
-    view.flags.writeable = False
-    return view
-
-
-@functools.cache
-def _run() -> Any:
-    """The compiled entry, whose cache is renewed when any of its sources changes."""
-    here = pathlib.Path(__file__).parent
-    sources = b"".join(path.read_bytes() for path in sorted(here.glob("*.py")))
-    return entry.make_run(hashlib.sha256(sources).hexdigest())
-
-
-# Dtypes whose machine code is at hand.
-_compiled: set[Any] = set()
-
-
-def _run_first(*arguments: Any) -> None:
-    """A call that may have to compile; nothing has been computed when that fails."""
-    run = _run()
-    try:
-        run(*arguments)
-    except OSError:
-        # The machine code is there, but could not be written to the cache.
-        run(*arguments)
 
 
 def _tile_rows(batch_size: int, row_bytes: int, num_threads: int) -> int:
@@ -213,13 +181,13 @@ def rolled_softmax(
     }
     scratch, block = _arena.take(shapes, dtype)
     plan = Plan(
-        user_emb=_frozen(user_emb),
-        item_emb=_frozen(item_emb),
-        active=_frozen(active),
-        weights=_frozen(none if weights is None else weights),
-        offsets=_frozen(offsets),
-        ids=_frozen(np.empty(0, np.int64) if candidate_ids is None else candidate_ids),
-        shifts=_frozen(np.append(np.sort(shifts), 0)),
+        user_emb=compiling.frozen(user_emb),
+        item_emb=compiling.frozen(item_emb),
+        active=compiling.frozen(active),
+        weights=compiling.frozen(none if weights is None else weights),
+        offsets=compiling.frozen(offsets),
+        ids=compiling.frozen(np.empty(0, np.int64) if candidate_ids is None else candidate_ids),
+        shifts=compiling.frozen(np.append(np.sort(shifts), 0)),
         gamma=float(gamma),
         margin=float(margin),
         t=float(t),
@@ -237,13 +205,10 @@ def rolled_softmax(
     )
     counters = np.zeros(64, np.int64)
     arguments = (plan, (0,) * lanes, counters)
-    if dtype in _compiled:
-        run = _run()
-        threads.start_helpers(lambda worker: run(*arguments, worker), num_threads - 1)
-        run(*arguments, 0)
-    else:
-        _run_first(*arguments, 0)
-        _compiled.add(dtype)
+    run = compiling.entry(entry.make_run)
+    compiling.run_together(
+        ("rolled_softmax", dtype), lambda worker: run(*arguments, worker), num_threads
+    )
     _arena.give_back(block)
     totals = plan.chunk_sums.sum(axis=0)
     return Result(

@@ -14,8 +14,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from numba import njit
-
 from fastneg.backends.numba.atomics import fetch_add, flush_denormals, relax, set_float_mode
 from fastneg.backends.numba.item_grads import WRAP_ROWS, gather_tile, wrap_rows
 from fastneg.backends.numba.rows import prepare_tile
@@ -26,7 +24,7 @@ _COUNTER_STRIDE = 8
 
 
 def make_run(source: str) -> Any:
-    """Compiles `run` once per combination of types; `source` tells cached machine code apart."""
+    """Makes the entry; `source` tells cached machine code apart."""
 
     def run(plan, block, counters, worker):
         """Takes tasks until the whole call is done: to be entered by any number of threads.
@@ -63,9 +61,4 @@ def make_run(source: str) -> Any:
                 relax()
         set_float_mode(float_mode)
 
-    options = {"nogil": True, "error_model": "numpy"}
-    try:
-        return njit(cache=True, **options)(run)
-    except RuntimeError:
-        # No directory for the cache can be written, next to this file or in the user's home.
-        return njit(**options)(run)
+    return run
