@@ -50,7 +50,7 @@ def run(loss: Callable[..., Any], problem: problems.Problem, mode: str = "eager"
             *variables.items(),
         )
     }
-    value, grads = _wrap(compute, mode, arguments)(**arguments)
+    value, grads = wrap(compute, mode, arguments)(**arguments)
     grads = {name: None if grad is None else grad.numpy() for name, grad in grads.items()}
     return Result(
         value.numpy(),
@@ -61,7 +61,8 @@ def run(loss: Callable[..., Any], problem: problems.Problem, mode: str = "eager"
     )
 
 
-def _wrap(compute: Callable[..., Any], mode: str, arguments: dict[str, Any]) -> Callable[..., Any]:
+def wrap(compute: Callable[..., Any], mode: str, arguments: dict[str, Any]) -> Callable[..., Any]:
+    """`compute` as it runs in a mode; `arguments` tell dtypes and ranks."""
     if mode == "eager":
         return compute
     compiled = tf.function(compute, autograph=False, jit_compile=mode == "xla")
@@ -93,8 +94,15 @@ def assert_as_accurate(
     The allowance beyond it is a few units in the last place of the largest element, or of what it
     would be in a row whose probabilities are not all close to 0 and 1.
     """
-    usual = _usual_scales(problem)
-    for name, actual, baseline, exact in zip(Result._fields, result, plain, expected, strict=True):
+    usual = Result(**_usual_scales(problem))
+    assert_within_budget(result, plain, expected, usual, problems.compute_dtype(problem.dtype))
+
+
+def assert_within_budget(result: Any, plain: Any, expected: Any, usual: Any, dtype: Any) -> None:
+    """Compares named tuples: of results, of plain TensorFlow's, of exact and of usual values."""
+    for name, actual, baseline, exact, size in zip(
+        result._fields, result, plain, expected, usual, strict=True
+    ):
         if actual is None:
             assert baseline is None, name
             continue
@@ -105,8 +113,7 @@ def assert_as_accurate(
             for value in (actual, baseline)
         )
         scale = np.max(np.abs(exact), initial=0.0)
-        compute = _epsilon(problems.compute_dtype(problem.dtype))
-        allowance = 4 * _epsilon(actual.dtype) * scale + 4 * compute * usual[name]
+        allowance = 4 * _epsilon(actual.dtype) * scale + 4 * _epsilon(dtype) * size
         assert error <= 4 * baseline_error + allowance, name
 
 

@@ -1,4 +1,4 @@
-"""The rolled SV-softmax loss and its gradients in float64 NumPy, written from the formulas.
+"""The gathered losses and their gradients in float64 NumPy, written from the formulas.
 
 Independent of the package: nothing here is imported from it, and nothing in it from here.
 """
@@ -37,7 +37,65 @@ def rolled_softmax(
     candidate_sampling_probability: Any = None,
     candidate_ids: Any = None,
 ) -> Truth:
-    """Row by row: cosines, logits, softmax, and back."""
+    """Row i's negatives are the rows i - shift."""
+    batch_size = len(user_emb)
+    rows = (np.arange(batch_size)[:, None] - _exact(shifts)) % batch_size if batch_size else []
+    return _gathered_softmax(
+        user_emb,
+        item_emb,
+        labels,
+        np.asarray(rows, np.int64),
+        embed_normed=embed_normed,
+        weights=weights,
+        gamma=gamma,
+        margin=margin,
+        t=t,
+        candidate_sampling_probability=candidate_sampling_probability,
+        candidate_ids=candidate_ids,
+    )
+
+
+def shuffled_cosine(
+    query: Any,
+    doc: Any,
+    permutations: Any,
+    *,
+    t: float = 1.0,
+    scale: float = 20.0,
+    candidate_sampling_probability: Any = None,
+    candidate_ids: Any = None,
+) -> Truth:
+    """Row i's negatives are the rows permutations[:, i]; user and item are query and document."""
+    return _gathered_softmax(
+        query,
+        doc,
+        np.ones(len(query)),
+        np.asarray(permutations).T,
+        embed_normed=False,
+        weights=1.0,
+        gamma=scale / t,
+        margin=0.0,
+        t=1.0,
+        candidate_sampling_probability=candidate_sampling_probability,
+        candidate_ids=candidate_ids,
+    )
+
+
+def _gathered_softmax(
+    user_emb: Any,
+    item_emb: Any,
+    labels: ArrayLike,
+    negatives: Any,
+    *,
+    embed_normed: bool,
+    weights: ArrayLike,
+    gamma: float,
+    margin: float,
+    t: float,
+    candidate_sampling_probability: Any,
+    candidate_ids: Any,
+) -> Truth:
+    """Row by row: cosines, logits, softmax, and back. `negatives` are item rows, [B, K]."""
     user_emb, item_emb = _float64(user_emb), _float64(item_emb)
     batch_size = len(user_emb)
     labels = np.reshape(_float64(labels), -1)
@@ -55,10 +113,10 @@ def rolled_softmax(
     grad_users, grad_items = np.zeros_like(users), np.zeros_like(items)
     grad_weights = np.zeros(batch_size)
     for i in np.flatnonzero(counted) if num_rows else []:
-        rolled = np.array([(i - int(shift)) % batch_size for shift in np.ravel(shifts)])
+        others = negatives[i]
         if candidate_ids is not None:
-            rolled = rolled[np.asarray(candidate_ids)[rolled] != np.asarray(candidate_ids)[i]]
-        candidates = np.concatenate([[i], rolled])
+            others = others[np.asarray(candidate_ids)[others] != np.asarray(candidate_ids)[i]]
+        candidates = np.concatenate([[i], others])
         cosines = items[candidates] @ users[i]
         positive = cosines[0] - margin
         hard = positive - cosines < 0
@@ -68,10 +126,10 @@ def rolled_softmax(
         logits = gamma * scores - log_q[candidates]
         highest = logits.max()
         exponentials = np.exp(logits - highest)
-        total, others = exponentials.sum(), exponentials[1:].sum()
+        total, rest = exponentials.sum(), exponentials[1:].sum()
         # Neither a loss nor a gradient close to 0 may come from a difference of numbers close to 1.
         row_loss = (
-            np.log1p(others / exponentials[0])
+            np.log1p(rest / exponentials[0])
             if exponentials[0] > 1e-300
             else (np.log(total) - (logits[0] - highest))
         )
@@ -81,7 +139,7 @@ def rolled_softmax(
 
         loss += weights[i] * row_loss / num_rows
         grad_logits = exponentials / total
-        grad_logits[0] = -others / total
+        grad_logits[0] = -rest / total
         grad_logits *= weights[i] / num_rows
         grad_gamma += grad_logits @ scores
         grad_margin -= gamma * grad_logits[0]
@@ -93,6 +151,11 @@ def rolled_softmax(
         grad_users = _normalize_gradient(user_emb, grad_users)
         grad_items = _normalize_gradient(item_emb, grad_items)
     return Truth(loss, grad_users, grad_items, grad_weights, grad_gamma, grad_margin, grad_t)
+
+
+def _exact(shifts: ArrayLike) -> NDArray[np.object_]:
+    """Python integers, which do not overflow."""
+    return np.array([int(shift) for shift in np.ravel(shifts)], object)
 
 
 def _float64(values: Any) -> Array:

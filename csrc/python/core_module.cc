@@ -39,6 +39,7 @@ void ChooseIsa(const std::string& name) {
 PYBIND11_MODULE(_core, m) {
   m.doc() = "The fastneg core on NumPy arrays, without TensorFlow.";
   DefineRolledSoftmax(m);
+  DefineShuffledCosine(m);
   m.def("available_isas", &Isas, "Instruction sets that this build and this machine share, weakest first.");
   m.def("active_isa", &CurrentIsa, "The instruction set in use; None if FASTNEG_ISA names an unavailable one.");
   m.def("set_isa", &ChooseIsa, py::arg("name"), "Uses the kernels of one instruction set from now on.");

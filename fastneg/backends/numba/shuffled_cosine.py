@@ -99,11 +99,12 @@ def _inverted(permutations: Array) -> Array:
 
 def _unit_rows(rows: Array) -> tuple[Array, Array]:
     """Rows over their norms, and 1 / norm, negative where the norm was too small."""
-    squares = np.einsum("bd,bd->b", rows, rows)
     smallest = rows.dtype.type(1e-12)
-    clipped = squares < smallest
-    inverse = 1 / np.sqrt(np.where(clipped, smallest, squares))
-    return rows * inverse[:, None], np.where(clipped, -inverse, inverse)
+    with np.errstate(over="ignore", invalid="ignore"):  # Infinity in a row makes it NaN.
+        squares = np.einsum("bd,bd->b", rows, rows)
+        clipped = squares < smallest
+        inverse = 1 / np.sqrt(np.where(clipped, smallest, squares))
+        return rows * inverse[:, None], np.where(clipped, -inverse, inverse)
 
 
 def _compute(arrays: Mapping[str, Any], gamma: float, with_grad: bool) -> Sequence[Any]:
