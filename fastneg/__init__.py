@@ -5,6 +5,7 @@ loads. Without TensorFlow the import still succeeds, for the sake of ``fastneg._
 NumPy only; the losses then raise an ``ImportError`` that says what is missing.
 """
 
+import importlib
 import importlib.util
 from typing import Any
 
@@ -14,6 +15,7 @@ __all__ = [
     "BackendUnavailableError",
     "__version__",
     "build_info",
+    "layers",
     "negative_cosine_loss",
     "reference",
     "show_config",
@@ -39,3 +41,9 @@ else:
     from fastneg.losses.shuffled_cosine import negative_cosine_loss
 
     register_operations()
+
+    def __getattr__(name: str) -> Any:
+        # Keras takes its time to import, and not every program uses it.
+        if name == "layers":
+            return importlib.import_module("fastneg.layers")
+        raise AttributeError(f"module 'fastneg' has no attribute {name!r}")

@@ -11,7 +11,13 @@ from fastneg import config
 
 @pytest.mark.parametrize(
     "documented",
-    [fastneg.softmax_loss_with_negative_mining, fastneg.use_backend],
+    [
+        fastneg.negative_cosine_loss,
+        fastneg.softmax_loss_with_negative_mining,
+        fastneg.use_backend,
+        fastneg.layers.NegativeCosineLayer,
+        fastneg.layers.NegativeMiningSoftmaxLoss,
+    ],
     ids=lambda value: value.__name__,
 )
 def test_examples(monkeypatch: pytest.MonkeyPatch, documented: object) -> None:
