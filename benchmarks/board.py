@@ -6,9 +6,8 @@ import dataclasses
 import statistics
 from typing import Any
 
-from contenders import PUBLISHED
 from measure import MachineLimits
-from workloads import Workload, make_inputs
+from suite import PUBLISHED, Suite, Workload
 
 MIB = 2**20
 BASELINE_KINDS = ("TensorFlow form", "peer")
@@ -33,8 +32,11 @@ class Cell:
 class Board:
     """Collects cells and prints them."""
 
-    def __init__(self, workloads: tuple[Workload, ...], contenders: dict[str, str]) -> None:
+    def __init__(
+        self, suite: Suite, workloads: tuple[Workload, ...], contenders: dict[str, str]
+    ) -> None:
         """Starts an empty board for contenders {name: kind}."""
+        self.suite = suite
         self.workloads = workloads
         self.contenders = contenders
         self.cells: dict[tuple[str, str], Cell] = {}
@@ -57,7 +59,7 @@ class Board:
     def rows(self) -> list[list[str]]:
         """The table: a header row, times, then what follows from them."""
         columns = self.workloads
-        rows = [["B,K,D", *(workload.name for workload in columns)]]
+        rows = [[self.suite.sizes, *(workload.name for workload in columns)]]
         rows += [
             [f"{name}: ms", *(self._time(w, name) for w in columns)] for name in self.contenders
         ]
@@ -120,6 +122,7 @@ class Board:
     def as_json(self) -> dict[str, Any]:
         """All of it as plain values, for files."""
         return {
+            "loss": self.suite.stem,
             "limits": dataclasses.asdict(self.limits) if self.limits else None,
             "results": [
                 {
@@ -146,7 +149,9 @@ class Board:
         return [name for name, of_kind in self.contenders.items() if of_kind == kind]
 
     def _least_ms(self, workload: Workload) -> float | None:
-        return self.limits.least_time_ms(workload, make_inputs(workload)) if self.limits else None
+        if self.limits is None or self.suite.least_time_ms is None:
+            return None
+        return self.suite.least_time_ms(self.limits, workload, self.suite.make_inputs(workload))
 
 
 def _number(value: float | None) -> str:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import tensorflow as tf
 from board import Board
-from contenders import NUM_THREADS, all_contenders
 from measure import measure_limits
+from suite import NUM_THREADS, SUITES, Suite, Workload, load_suite
 from timing import ROUNDS, Timing
-from workloads import select
 
 QUICK_ROUNDS = 2
 
@@ -20,10 +21,11 @@ QUICK_ROUNDS = 2
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Adds the options of this folder."""
     group = parser.getgroup("fastneg benchmarks")
+    group.addoption("--losses", help="which losses, by their stems (;); all without it")
     group.addoption("--quick", action="store_true", help="small sizes, under a minute")
-    group.addoption("--workloads", help='sizes to run: "B,K,D[,dtype]", separated by ";"')
+    group.addoption("--workloads", help='sizes to run, as in the table, separated by ";"')
     group.addoption("--contenders", help="run only those whose name contains one of these (;)")
-    group.addoption("--save-results", help="write results/NAME.json and results/NAME.md")
+    group.addoption("--save-results", help="write results/LOSS-NAME.json and .md")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -33,66 +35,93 @@ def pytest_configure(config: pytest.Config) -> None:
     tf.config.threading.set_intra_op_parallelism_threads(NUM_THREADS)
     tf.config.threading.set_inter_op_parallelism_threads(NUM_THREADS)
     config.option.benchmark_quiet = True
-    workloads = select(config.getoption("--workloads"), config.getoption("--quick"))
     wanted = (config.getoption("--contenders") or "").split(";")
-    contenders = {
-        c.name: c for c in all_contenders() if any(part.strip() in c.name for part in wanted)
-    }
-    config.board = Board(workloads, {name: c.kind for name, c in contenders.items()})
-    config.timing = Timing(contenders)
+    config.boards, config.timings = {}, {}
+    for stem in (config.getoption("--losses") or ";".join(SUITES)).split(";"):
+        suite = load_suite(stem.strip())
+        workloads = suite.select(config.getoption("--workloads"), config.getoption("--quick"))
+        contenders = {
+            c.name: c for c in suite.contenders if any(part.strip() in c.name for part in wanted)
+        }
+        kinds = {name: c.kind for name, c in contenders.items()}
+        config.boards[suite.stem] = Board(suite, workloads, kinds)
+        config.timings[suite.stem] = Timing(suite, contenders)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Rounds of all contenders, A B C A B C, so that drift of the machine hits all alike."""
-    board, timing = metafunc.config.board, metafunc.config.timing
+    boards = metafunc.config.boards
     if "contender" in metafunc.fixturenames:
-        rounds = QUICK_ROUNDS if metafunc.config.getoption("--quick") else ROUNDS
-        cases = []
-        for workload in board.workloads:
-            runnable = []
+        cases = [case for stem in boards for case in _rounds(metafunc.config, stem)]
+        ids = [f"{s}-{w.name}-round{r}-{name}".replace(" ", "_") for s, w, r, name in cases]
+        metafunc.parametrize(("stem", "workload", "round_index", "contender"), cases, ids=ids)
+    elif "workload" in metafunc.fixturenames:
+        cases = [(stem, workload) for stem, board in boards.items() for workload in board.workloads]
+        ids = [f"{stem}-{workload.name}" for stem, workload in cases]
+        metafunc.parametrize(("stem", "workload"), cases, ids=ids)
+    elif "suite" in metafunc.fixturenames:
+        metafunc.parametrize("stem", list(boards))
+
+
+def _rounds(config: pytest.Config, stem: str) -> Iterator[tuple[str, Workload, int, str]]:
+    """Who runs when: sizes one after the other, dtypes and contenders in turns."""
+    board, timing = config.boards[stem], config.timings[stem]
+    rounds = QUICK_ROUNDS if config.getoption("--quick") else ROUNDS
+    sizes: dict[Workload, list[Workload]] = {}
+    for workload in board.workloads:
+        size = dataclasses.replace(workload.in_float32, compares_all=False)
+        sizes.setdefault(size, []).append(workload)
+    for workloads in sizes.values():
+        runnable = []
+        for workload in workloads:
             for name, contender in timing.contenders.items():
                 if not contender.is_meant_for(workload):
                     continue
                 board.cell(workload, name).problem = contender.why_skipped(workload)
                 if board.cell(workload, name).problem is None:
-                    runnable.append(name)
-            cases += [(workload, r, name) for r in range(rounds) for name in runnable]
-        ids = [f"{w.name}-round{r}-{name}".replace(" ", "_") for w, r, name in cases]
-        metafunc.parametrize(("workload", "round_index", "contender"), cases, ids=ids)
-    elif "workload" in metafunc.fixturenames:
-        ids = [workload.name for workload in board.workloads]
-        metafunc.parametrize("workload", board.workloads, ids=ids)
+                    runnable.append((workload, name))
+        for round_index in range(rounds):
+            yield from ((stem, workload, round_index, name) for workload, name in runnable)
 
 
-@pytest.fixture(scope="session")
-def board(pytestconfig: pytest.Config) -> Board:
+@pytest.fixture
+def suite(stem: str) -> Suite:
+    """The loss."""
+    return load_suite(stem)
+
+
+@pytest.fixture
+def board(stem: str, pytestconfig: pytest.Config) -> Board:
     """The table in the making."""
-    return pytestconfig.board
+    return pytestconfig.boards[stem]
 
 
-@pytest.fixture(scope="session")
-def timing(pytestconfig: pytest.Config) -> Timing:
+@pytest.fixture
+def timing(stem: str, pytestconfig: pytest.Config) -> Timing:
     """Contenders of the workload at hand, built and checked."""
-    return pytestconfig.timing
+    return pytestconfig.timings[stem]
 
 
 @pytest.fixture(scope="session", autouse=True)
-def machine_limits(board: Board) -> None:
+def machine_limits(pytestconfig: pytest.Config) -> None:
     """Measures the machine before anything else runs."""
-    board.limits = measure_limits(NUM_THREADS)
+    limits = measure_limits(NUM_THREADS)
+    for board in pytestconfig.boards.values():
+        board.limits = limits
 
 
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
-    """Prints the table."""
-    text = config.board.markdown()
-    terminalreporter.section("softmax_loss_with_negative_mining: loss and both gradients")
-    terminalreporter.write_line(text)
+    """Prints the tables."""
     name = config.getoption("--save-results")
-    if name:
-        folder = Path(__file__).parent / "results"
-        folder.mkdir(exist_ok=True)
-        (folder / f"{name}.md").write_text(text + "\n")
-        content = json.dumps(config.board.as_json(), indent=1)
-        (folder / f"{name}.json").write_text(content + "\n")
+    for stem, board in config.boards.items():
+        text = board.markdown()
+        terminalreporter.section(board.suite.title)
+        terminalreporter.write_line(text)
+        if name:
+            folder = Path(__file__).parent / "results"
+            folder.mkdir(exist_ok=True)
+            (folder / f"{stem}-{name}.md").write_text(text + "\n")
+            content = json.dumps(board.as_json(), indent=1)
+            (folder / f"{stem}-{name}.json").write_text(content + "\n")

@@ -1,16 +1,4 @@
-"""The machine's limits, measured in the same run, and the least time a workload needs there.
-
-The model of the work, for P counted rows, K + 1 candidates and width D:
-
-- 6 P (K + 1) D floating-point operations: a multiply-add per element for the score, for the user
-  gradient and for the item gradient. Normalisation and softmax are not counted.
-- 8 P (K + 1) D bytes read: for every row and candidate one item row (score and, while it is at
-  hand, user gradient) and one user row (item gradient), 4 bytes an element. Shifts are random, so
-  two rows almost never meet the same candidate at the same time, and no row is used twice from L1;
-  blocks of rows and sorted shifts do let all of them come from L2.
-
-The least time is the longer of operations / FMA peak and bytes / read bandwidth of L2.
-"""
+"""The machine's limits: multiply-add peak and read bandwidth of every level of memory."""
 
 from __future__ import annotations
 
@@ -18,8 +6,6 @@ import dataclasses
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-
-from workloads import Inputs, Workload
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,14 +15,6 @@ class MachineLimits:
     num_threads: int
     fma_gflops: float
     read_gb_per_s: dict[str, float]  # By level: "L1", "L2", "L3", "DRAM".
-
-    def least_time_ms(self, workload: Workload, inputs: Inputs) -> float:
-        """The least time for loss and both gradients under the model above."""
-        pairs = float((inputs.labels > 0).sum()) * (workload.num_negatives + 1)
-        elements = pairs * workload.embedding_dim
-        fma_ms = 6 * elements / (self.fma_gflops * 1e6)
-        read_ms = 8 * elements / (self.read_gb_per_s["L2"] * 1e6)
-        return max(fma_ms, read_ms)
 
     def __str__(self) -> str:
         """One line for the foot of the table."""

@@ -5,7 +5,7 @@ pieces under 256 KiB. Its memory stays with the allocator when freed, so the res
 nothing after the first call.
 
 fastneg may also allocate outside TensorFlow. Its backends are measured in a process of their own,
-`python memory.py B,K,D[,dtype] BACKEND`, which prints bytes: the growth of the resident set over
+`python memory.py LOSS WORKLOAD BACKEND`, which prints bytes: the growth of the resident set over
 the first calls of this size. (TensorFlow's allocator rounds its pieces up, large ones by a third or
 more; what nobody touches is not resident.) The step is traced for an unknown batch size and tried
 on a small batch before, so anything that a backend keeps between calls counts. The kernel counts
@@ -15,6 +15,7 @@ resident pages in batches: expect an error of a quarter MiB or so.
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 import gc
 import os
 import subprocess
@@ -23,8 +24,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import tensorflow as tf
-from contenders import as_tensors, fastneg_loss, make_step
-from workloads import Workload, make_inputs, select
+from suite import Suite, Workload, load_suite, make_step
 
 CALLS = 3
 ENVIRONMENT = {
@@ -46,13 +46,13 @@ def allocator_peak(call: Callable[[], object]) -> int | None:
         return None
 
 
-def backend_peak(workload: Workload, backend: str) -> int | None:
+def backend_peak(suite: Suite, workload: Workload, backend: str) -> int | None:
     """Peak bytes of one of fastneg's backends; None where the system cannot tell."""
     if not Path("/proc/self/clear_refs").exists():
         return None
     paths = os.pathsep.join(filter(None, sys.path))
     process = subprocess.run(
-        [sys.executable, __file__, workload.name, backend],
+        [sys.executable, __file__, suite.stem, workload.name, backend],
         env={**os.environ, **ENVIRONMENT, "PYTHONPATH": paths},
         stdout=subprocess.PIPE,
         text=True,
@@ -61,16 +61,16 @@ def backend_peak(workload: Workload, backend: str) -> int | None:
     return int(process.stdout)
 
 
-def _measure(workload_name: str, backend: str) -> int:
-    (workload,) = select(workload_name, quick=False)
-    step = make_step(fastneg_loss(backend))
-    *tensors, shifts = as_tensors(workload, make_inputs(workload))
+def _measure(stem: str, workload_name: str, backend: str) -> int:
+    suite = load_suite(stem)
+    workload = suite.workload(workload_name)
+    small = dataclasses.replace(suite.small, dtype=workload.dtype)
+    step = make_step(suite.fastneg_loss(backend), suite.num_differentiated)
+    tensors, few = (suite.make_tensors(w, suite.make_inputs(w)) for w in (workload, small))
     traced = step.get_concrete_function(
-        *(tf.TensorSpec([None, *x.shape[1:]], x.dtype) for x in tensors),
-        tf.TensorSpec(shifts.shape, shifts.dtype),
+        *(tf.TensorSpec([None] * x.shape.rank, x.dtype) for x in tensors)
     )
-    few = min(2 * workload.num_negatives + 2, workload.batch_size)
-    traced(*(x[:few] for x in tensors), shifts % (few - 1) + 1)
+    traced(*few)
 
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
@@ -78,7 +78,7 @@ def _measure(workload_name: str, backend: str) -> int:
     Path("/proc/self/clear_refs").write_text("5")  # Resets VmHWM to VmRSS.
 
     for _ in range(CALLS):
-        traced(*tensors, shifts)
+        traced(*tensors)
     return _status_bytes("VmHWM") - resident
 
 

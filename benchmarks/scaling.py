@@ -1,7 +1,7 @@
 """How much faster two threads are than one: two processes that take turns.
 
-`python scaling.py B,K,D CONTENDER` is such a process. It reads numbers of calls from its standard
-input and answers each with the seconds that the calls took; the thread count comes from
+`python scaling.py LOSS WORKLOAD CONTENDER` is such a process. It reads numbers of calls from its
+standard input and answers each with the seconds that the calls took; the thread count comes from
 FASTNEG_NUM_THREADS.
 """
 
@@ -17,9 +17,9 @@ TURNS = 7
 TURN_SECONDS = 0.15
 
 
-def thread_speedup(workload_name: str, contender_name: str) -> float:
+def thread_speedup(stem: str, workload_name: str, contender_name: str) -> float:
     """The median time of one thread over that of two."""
-    workers = [_start(workload_name, contender_name, threads) for threads in (1, 2)]
+    workers = [_start([stem, workload_name, contender_name], threads) for threads in (1, 2)]
     try:
         calls = max(1, int(TURN_SECONDS / _ask(workers[0], 1)))
         turns = [[_ask(worker, calls) for worker in workers] for _ in range(TURNS)]
@@ -30,9 +30,9 @@ def thread_speedup(workload_name: str, contender_name: str) -> float:
     return one / two
 
 
-def _start(workload_name: str, contender_name: str, threads: int) -> subprocess.Popen[str]:
+def _start(arguments: list[str], threads: int) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, __file__, workload_name, contender_name],
+        [sys.executable, __file__, *arguments],
         env={
             **os.environ,
             "FASTNEG_NUM_THREADS": str(threads),
@@ -54,13 +54,12 @@ def _ask(worker: subprocess.Popen[str], calls: int) -> float:
     return float(worker.stdout.readline())
 
 
-def _serve(workload_name: str, contender_name: str) -> None:
-    from contenders import all_contenders
-    from workloads import make_inputs, select
+def _serve(stem: str, workload_name: str, contender_name: str) -> None:
+    from suite import load_suite
 
-    (workload,) = select(workload_name, quick=False)
-    (contender,) = [c for c in all_contenders() if c.name == contender_name]
-    run = contender.build(workload, make_inputs(workload))
+    suite = load_suite(stem)
+    workload = suite.workload(workload_name)
+    run = suite.contender(contender_name).build(workload, suite.make_inputs(workload))
     run(2)
     for line in sys.stdin:
         start = time.perf_counter()

@@ -6,8 +6,8 @@ import runpy
 from pathlib import Path
 
 import numpy as np
-from truth import compute_truth
-from workloads import GAMMA, MARGIN, T, Workload, make_inputs
+from rolled_softmax.truth import compute_truth
+from rolled_softmax.workloads import GAMMA, MARGIN, T, Workload, make_inputs
 
 ORACLE = Path(__file__).parent.parent / "tests" / "oracle.py"
 

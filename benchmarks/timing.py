@@ -6,12 +6,11 @@ import dataclasses
 import gc
 import math
 import time
+from typing import Any
 
 import numpy as np
-from contenders import Contender, Run
 from memory import allocator_peak
-from truth import compute_truth, describe_error
-from workloads import Inputs, Workload, make_inputs
+from suite import Contender, Run, Suite, Workload
 
 ROUNDS = 5
 SAMPLES = 3
@@ -33,35 +32,41 @@ class Prepared:
 
 
 class Timing:
-    """Holds the contenders of one workload at a time."""
+    """Holds the contenders of one size at a time, in all its dtypes."""
 
-    def __init__(self, contenders: dict[str, Contender]) -> None:
+    def __init__(self, suite: Suite, contenders: dict[str, Contender]) -> None:
         """Knows the contenders by name; builds them when they are first asked for."""
+        self.suite = suite
         self.contenders = contenders
-        self._workload: Workload | None = None
-        self._prepared: dict[str, Prepared | str] = {}
+        self._size: Workload | None = None
+        self._prepared: dict[tuple[Workload, str], Prepared | str] = {}
+        self._problems: dict[Workload, tuple[Any, Any]] = {}
 
     def prepare(self, workload: Workload, name: str) -> Prepared | str:
         """The call to time, or what is wrong with its result."""
-        if workload != self._workload:
+        size = dataclasses.replace(workload.in_float32, compares_all=False)
+        if size != self._size:
             self._prepared.clear()
+            self._problems.clear()
             gc.collect()
-            self._workload = workload
-            self._inputs: Inputs = make_inputs(workload)
-            self._truth = compute_truth(self._inputs)
-        if name not in self._prepared:
-            self._prepared[name] = self._build(workload, name)
-        return self._prepared[name]
+            self._size = size
+        if workload not in self._problems:
+            inputs = self.suite.make_inputs(workload)
+            self._problems[workload] = inputs, self.suite.compute_truth(inputs)
+        if (workload, name) not in self._prepared:
+            self._prepared[workload, name] = self._build(workload, name)
+        return self._prepared[workload, name]
 
     def _build(self, workload: Workload, name: str) -> Prepared | str:
         contender = self.contenders[name]
+        inputs, truth = self._problems[workload]
         try:
-            run = contender.build(workload, self._inputs)
+            run = contender.build(workload, inputs)
             loss, *grads = (np.asarray(value) for value in run(1))
         except Exception as error:  # Whatever a contender raises is its result here.
             return f"{type(error).__name__}: {str(error).strip().splitlines()[-1]}"
         if contender.kind != "overhead":
-            problem = describe_error(self._truth, float(loss), tuple(grads))
+            problem = self.suite.describe_error(truth, float(loss), tuple(grads))
             if problem:
                 return problem
         prepared = _calibrate(run)

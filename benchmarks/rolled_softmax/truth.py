@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
-from workloads import GAMMA, MARGIN, Inputs, T
+from suite import describe_difference
+
+from rolled_softmax.workloads import GAMMA, MARGIN, Inputs, T
 
 MAX_CHECKED_ROWS = 1024
 
@@ -67,23 +69,10 @@ def compute_truth(inputs: Inputs) -> Truth:
 
 
 def describe_error(truth: Truth, loss: float, grads: tuple[np.ndarray, np.ndarray]) -> str | None:
-    """Says what is wrong with a result, or None if it agrees with the truth.
-
-    The loss must agree to 1e-5 relative. An element of a gradient may be off by 1e-4 of its own
-    size plus the gradient's root mean square: some ten times what float32 makes of a gamma of 20,
-    and far below any mistake. A gradient in a half type may have that type's rounding.
-    """
-    if not np.isclose(loss, truth.loss, rtol=1e-5):
-        return f"loss {loss!r} instead of {truth.loss!r}"
-    for name, grad, expected in zip(
-        ("grad_user", "grad_item"), grads, (truth.grad_user, truth.grad_item), strict=True
-    ):
-        tolerance = 5e-3 if grad.dtype.itemsize == 2 else 1e-4
-        size = np.sqrt(np.mean(expected**2))
-        errors = np.abs(grad[truth.rows].astype(np.float64) - expected)
-        if not np.all(errors <= tolerance * (size + np.abs(expected))):
-            return f"{name} is off by {errors.max():.2e} where its root mean square is {size:.2e}"
-    return None
+    """Says what is wrong with a result, or None if it agrees with the truth."""
+    rows = tuple(grad[truth.rows] for grad in grads)
+    expected = (truth.loss, truth.grad_user, truth.grad_item)
+    return describe_difference(expected, loss, rows, ("grad_user", "grad_item"))
 
 
 def _normalise(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

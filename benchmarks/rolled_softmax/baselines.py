@@ -13,8 +13,9 @@ import dataclasses
 from collections.abc import Callable
 
 import tensorflow as tf
-from looped_slices import looped_slices
-from workloads import GAMMA, MARGIN, T, Workload
+
+from rolled_softmax.looped_slices import looped_slices
+from rolled_softmax.workloads import GAMMA, MARGIN, T, Workload
 
 # user [B, D], item [B, D] (rows normalised), shifts [K] -> scores of the negatives [B, K].
 ScoreFn = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]

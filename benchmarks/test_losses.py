@@ -1,4 +1,4 @@
-"""Times loss and both gradients of every contender at every workload; run by `pytest benchmarks`.
+"""Times loss and gradients of every contender at every workload; run by `pytest benchmarks`.
 
 Each contender's result is checked against float64 before its first timing; one that is wrong fails
 here and gets no time in the table.
@@ -9,10 +9,9 @@ from __future__ import annotations
 import pytest
 from board import Board
 from memory import backend_peak
-from plots import draw_cost
 from scaling import thread_speedup
+from suite import Suite, Workload
 from timing import Timing
-from workloads import Workload
 
 
 def test_loss_and_gradients(
@@ -42,7 +41,7 @@ def test_loss_and_gradients(
 
 @pytest.mark.parametrize("backend", ["native", "numba"])
 def test_peak_memory(
-    board: Board, workload: Workload, backend: str, pytestconfig: pytest.Config
+    board: Board, suite: Suite, workload: Workload, backend: str, pytestconfig: pytest.Config
 ) -> None:
     """Peak memory of fastneg; that of the TensorFlow forms is read when they are checked."""
     name = f"fastneg {backend}"
@@ -50,22 +49,22 @@ def test_peak_memory(
         pytest.skip("only where all baselines ran")
     if backend != "native" and pytestconfig.getoption("--quick"):
         pytest.skip("not with --quick")
-    board.cell(workload, name).peak_extra_bytes = backend_peak(workload, backend)
+    board.cell(workload, name).peak_extra_bytes = backend_peak(suite, workload, backend)
 
 
-def test_thread_scaling(board: Board, workload: Workload) -> None:
+def test_thread_scaling(board: Board, suite: Suite, workload: Workload) -> None:
     """Time on one thread against time on two, at the large sizes."""
-    if workload.stacked_bytes < 100 << 20 or not workload.compares_all:
+    if not workload.is_large or not workload.compares_all:
         pytest.skip("only at the large sizes")
     if board.time_ms(workload, "fastneg native") is not None:
         cell = board.cell(workload, "fastneg native")
-        cell.thread_speedup = thread_speedup(workload.name, "fastneg native")
+        cell.thread_speedup = thread_speedup(suite.stem, workload.name, "fastneg native")
 
 
-def test_cost_is_linear(pytestconfig: pytest.Config) -> None:
-    """Draws time over K and over B; only with --save-results."""
+def test_cost_is_linear(suite: Suite, pytestconfig: pytest.Config) -> None:
+    """Draws time over the sizes; only with --save-results."""
     name = pytestconfig.getoption("--save-results")
-    if not name:
-        pytest.skip("only with --save-results")
+    if not name or suite.draw is None:
+        pytest.skip("only with --save-results, and for losses with a picture")
     pytest.importorskip("matplotlib")
-    draw_cost(f"{name}.png")
+    suite.draw(f"{name}.png")

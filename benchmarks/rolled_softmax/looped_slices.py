@@ -12,7 +12,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import tensorflow as tf
-from workloads import GAMMA, MARGIN, T
+
+from rolled_softmax.workloads import GAMMA, MARGIN, T
 
 BLOCK = 16
 

@@ -6,7 +6,7 @@ import importlib.util
 from collections.abc import Callable
 from typing import Any
 
-from workloads import GAMMA, MARGIN, Inputs, T
+from rolled_softmax.workloads import GAMMA, MARGIN, Inputs, T
 
 Run = Callable[[int], tuple[Any, Any, Any]]
 

@@ -1,17 +1,17 @@
 """Draws what a loss with both gradients costs as the number of negatives and the batch grow.
 
-`python plots.py FILE` writes results/FILE; a pytest run with --save-results does the same.
+A pytest run with --save-results does it.
 """
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
-from contenders import FASTNEG_BACKENDS, all_contenders
-from workloads import Workload, make_inputs
+
+from rolled_softmax.contenders import fastneg_contenders
+from rolled_softmax.workloads import Workload, make_inputs
 
 WIDTH = 64
 BY_NEGATIVES = tuple(
@@ -29,7 +29,7 @@ def draw_cost(file_name: str) -> Path:
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
-    for backend in FASTNEG_BACKENDS[:2]:
+    for backend in ("native", "numba"):
         _draw(axes[0], backend, BY_NEGATIVES, [w.num_negatives for w in BY_NEGATIVES])
         _draw(axes[1], backend, BY_BATCH, [w.batch_size for w in BY_BATCH])
     axes[0].set(xlabel="negatives K", title=f"batch 4096, width {WIDTH}")
@@ -38,7 +38,7 @@ def draw_cost(file_name: str) -> Path:
         axis.set(ylabel="loss and both gradients, ms", xlim=(0, None), ylim=(0, None))
         axis.legend()
         axis.grid(alpha=0.3)
-    path = Path(__file__).parent / "results" / file_name
+    path = Path(__file__).parents[1] / "results" / file_name
     path.parent.mkdir(exist_ok=True)
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
@@ -60,7 +60,7 @@ def _draw(axis, backend: str, workloads: tuple[Workload, ...], sizes: list[int])
 
 
 def _time_ms(backend: str, workload: Workload) -> float:
-    (contender,) = [c for c in all_contenders() if c.name == f"fastneg {backend}"]
+    (contender,) = [c for c in fastneg_contenders() if c.name == f"fastneg {backend}"]
     run = contender.build(workload, make_inputs(workload))
     run(2)
     times = []
@@ -69,7 +69,3 @@ def _time_ms(backend: str, workload: Workload) -> float:
         run(3)
         times.append((time.perf_counter() - start) / 3)
     return 1e3 * sorted(times)[SAMPLES // 2]
-
-
-if __name__ == "__main__":
-    print(draw_cost(*sys.argv[1:]))

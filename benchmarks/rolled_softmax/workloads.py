@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
+import suite
 
 GAMMA = 20.0
 MARGIN = 0.1
@@ -17,39 +18,23 @@ POSITIVE_SHARE = 0.8
 
 
 @dataclasses.dataclass(frozen=True)
-class Workload:
-    """One size of the rolled SV-softmax loss.
-
-    Attributes:
-        batch_size: Rows B.
-        num_negatives: Shifts K.
-        embedding_dim: Width D.
-        dtype: Name of the embeddings' dtype; arithmetic is float32 whatever it is.
-        compares_all: Whether all baselines run, or only the main ones.
-    """
+class Workload(suite.Workload):
+    """One size of the rolled SV-softmax loss: rows B, shifts K, width D."""
 
     batch_size: int
     num_negatives: int
     embedding_dim: int
-    dtype: str = "float32"
-    compares_all: bool = False
-
-    @property
-    def name(self) -> str:
-        """The name by which `--workloads` selects it, for example "4096,64,128"."""
-        size = f"{self.batch_size},{self.num_negatives},{self.embedding_dim}"
-        return size if self.dtype == "float32" else f"{size},{self.dtype}"
-
-    @property
-    def in_float32(self) -> Workload:
-        """The same size in float32."""
-        return dataclasses.replace(self, dtype="float32")
 
     @property
     def memory_budget_bytes(self) -> int:
-        """Peak memory beyond inputs that a fused loss with both gradients may use."""
+        """Room for both gradients, prepared rows and one number per pair, and a fifth more."""
         b, k, d = self.batch_size, self.num_negatives, self.embedding_dim
         return int(1.2 * 4 * (4 * b * d + (k + 1) * b))
+
+    @property
+    def is_large(self) -> bool:
+        """Whether two threads have to pay."""
+        return self.stacked_bytes >= 100 << 20
 
     @property
     def stacked_bytes(self) -> int:
@@ -68,19 +53,21 @@ class Inputs:
 
 
 TABLE = (
-    Workload(512, 4, 64, compares_all=True),
-    Workload(4096, 4, 64, compares_all=True),
-    Workload(4096, 20, 64, compares_all=True),
-    Workload(4096, 64, 128, compares_all=True),
-    Workload(8192, 256, 64, compares_all=True),
-    Workload(16384, 1024, 128, compares_all=True),
+    Workload(512, 4, 64),
+    Workload(4096, 4, 64),
+    Workload(4096, 20, 64),
+    Workload(4096, 64, 128),
+    Workload(8192, 256, 64),
+    Workload(16384, 1024, 128),
 )
-WIDTHS = tuple(Workload(4096, 64, width) for width in (50, 100, 300))
-HALVES = tuple(Workload(4096, 64, 128, dtype=dtype) for dtype in ("bfloat16", "float16"))
+WIDTHS = tuple(Workload(4096, 64, width, compares_all=False) for width in (50, 100, 300))
+HALVES = tuple(
+    Workload(4096, 64, 128, dtype=dtype, compares_all=False) for dtype in ("bfloat16", "float16")
+)
 QUICK = (
-    Workload(256, 4, 32, compares_all=True),
-    Workload(300, 17, 50),
-    Workload(256, 4, 32, dtype="bfloat16"),
+    Workload(256, 4, 32),
+    Workload(300, 17, 50, compares_all=False),
+    Workload(256, 4, 32, dtype="bfloat16", compares_all=False),
 )
 
 
@@ -96,23 +83,6 @@ def make_inputs(workload: Workload, seed: int = 0) -> Inputs:
         labels=(rng.random(workload.batch_size) < POSITIVE_SHARE).astype(np.float32),
         shifts=rng.integers(1, workload.batch_size, workload.num_negatives, dtype=np.int32),
     )
-
-
-def select(names: str | None, quick: bool) -> tuple[Workload, ...]:
-    """Workloads for the options `--workloads` ("B,K,D[,dtype]" separated by ";") and `--quick`."""
-    if names is None:
-        return QUICK if quick else TABLE[:4] + HALVES + WIDTHS + TABLE[4:]
-    return tuple(_parse(name) for name in names.split(";"))
-
-
-def _parse(name: str) -> Workload:
-    for workload in TABLE + WIDTHS + HALVES + QUICK:
-        if workload.name == name.strip():
-            return workload
-    fields = name.split(",")
-    if len(fields) not in (3, 4):
-        raise ValueError(f"A workload must be B,K,D or B,K,D,dtype. Received: {name!r}.")
-    return Workload(*(int(field) for field in fields[:3]), *fields[3:])
 
 
 def _round_to(values: np.ndarray, dtype: str) -> np.ndarray:
