@@ -96,6 +96,33 @@ FASTNEG_INLINE Vec<T> LoadWidened(const Storage* p, int64_t count) {
   }
 }
 
+// The first `count` lanes, narrowed; writes nothing else.
+template <typename T, typename Storage>
+FASTNEG_INLINE void StoreNarrowed(Storage* p, Vec<T> v, int64_t count) {
+  if constexpr (sizeof(Storage) == sizeof(T)) {
+    StoreValid(reinterpret_cast<T*>(p), v, count);
+  } else {
+    T lanes[kLanes<T>];
+    Store(lanes, v);
+#if defined(__F16C__)
+    if constexpr (__is_same(Storage, Float16)) {
+      if (count == kLanes<T>) {
+        for (int l = 0; l < kLanes<T>; l += 8) {
+          const __m128i packed = _mm256_cvtps_ph(_mm256_loadu_ps(lanes + l), _MM_FROUND_TO_NEAREST_INT);
+          _mm_storeu_si128(reinterpret_cast<__m128i*>(p + l), packed);
+        }
+        return;
+      }
+    }
+#endif
+    if (count == kLanes<T>) {
+      for (int l = 0; l < kLanes<T>; ++l) Narrow(lanes[l], p + l);
+    } else {
+      for (int64_t l = 0; l < count; ++l) Narrow(lanes[l], p + l);
+    }
+  }
+}
+
 }  // namespace fastneg::cpu::FASTNEG_ISA_NAMESPACE
 
 #endif  // FASTNEG_CORE_CPU_CONVERT_H_
