@@ -1,6 +1,7 @@
-"""The SV-softmax loss over given scores, and its gradients, in float64 NumPy from the formulas.
+"""The SV-softmax loss over given scores, and its gradients, in NumPy from the formulas.
 
-Independent of the package: nothing here is imported from it, and nothing in it from here.
+Computed in the longest floating-point type that NumPy has: the rounding of float64 would be that of
+what is tested. Independent of the package: nothing here is imported from it, and nothing in it from here.
 """
 
 from typing import Any, NamedTuple
@@ -34,14 +35,15 @@ def sv_softmax(
     weights: ArrayLike = 1.0,
 ) -> Truth:
     """Row by row: scores, logits, softmax, and back."""
-    neg_scores = np.asarray(neg_scores).astype(np.float64)
+    neg_scores = np.asarray(neg_scores).astype(np.longdouble)
     num_rows = len(neg_scores)
-    positives = np.reshape(np.asarray(pos_score).astype(np.float64), num_rows) - margin
-    weights = np.reshape(np.asarray(weights).astype(np.float64), -1)
+    margin, t, smooth, threshold = (np.longdouble(x) for x in (margin, t, smooth, threshold))
+    positives = np.reshape(np.asarray(pos_score).astype(np.longdouble), num_rows) - margin
+    weights = np.reshape(np.asarray(weights).astype(np.longdouble), -1)
     weights = np.broadcast_to(weights, num_rows)
     count = np.count_nonzero(weights)
-    loss = grad_smooth = grad_margin = grad_t = 0.0
-    grad_pos, grad_weights = np.zeros(num_rows), np.zeros(num_rows)
+    loss = grad_smooth = grad_margin = grad_t = np.longdouble(0.0)
+    grad_pos, grad_weights = np.zeros((2, num_rows), np.longdouble)
     grad_neg = np.zeros_like(neg_scores)
     for i in range(num_rows if count else 0):
         positive, negatives = positives[i], neg_scores[i]
@@ -67,4 +69,8 @@ def sv_softmax(
         grad_t += share * smooth * probabilities[hard] @ (negatives[hard] + 1)
         grad_pos[i] = -share * smooth * others / total
         grad_neg[i] = share * smooth * probabilities * np.where(hard, t, 1.0)
-    return Truth(loss, grad_pos, grad_neg, grad_weights, grad_smooth, grad_margin, grad_t)
+    return Truth(
+        float(loss),
+        *(grad.astype(np.float64) for grad in (grad_pos, grad_neg, grad_weights)),
+        *(float(grad) for grad in (grad_smooth, grad_margin, grad_t)),
+    )

@@ -130,7 +130,7 @@ def run(loss: Callable[..., Any], case: Case, mode: str = "eager") -> Result:
 
 
 def truth(case: Case) -> oracle_sv_softmax.Truth:
-    """The float64 result for inputs as rounded as the loss gets them."""
+    """The true result for inputs as rounded as the loss gets them."""
     options = dict(case.options)
     for name in (*SCALARS, "threshold"):
         if name in options:

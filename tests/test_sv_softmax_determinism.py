@@ -8,7 +8,6 @@ import textwrap
 from collections.abc import Iterator
 
 import numpy as np
-import probe_sv_softmax_determinism as probe
 import problems
 import pytest
 import sv_softmax_cases as cases
@@ -23,7 +22,9 @@ _core = pytest.importorskip("fastneg._core")
 
 def _probe(directory: pathlib.Path, **environment: str) -> dict[str, dict]:
     command = [sys.executable, str(_TESTS / "probe_sv_softmax_determinism.py"), ",".join(FUSED)]
-    subprocess.run([*command, directory], env={**os.environ, **environment}, check=True, timeout=300)
+    subprocess.run(
+        [*command, directory], env={**os.environ, **environment}, check=True, timeout=300
+    )
     return {name: dict(np.load(directory / f"{name}.npz")) for name in FUSED}
 
 
@@ -60,7 +61,9 @@ def _on_core(case: cases.Case, **options: object) -> dict[str, np.ndarray]:
 def _assert_accurate(result: dict[str, np.ndarray], case: cases.Case) -> None:
     plain = cases.run(fastneg.reference.support_vector_guided_softmax_loss, case)
     values = {**result, "grad_weights": result.get("grad_weights")}
-    values |= dict(zip(("grad_smooth", "grad_margin", "grad_t"), result["grad_scalars"], strict=True))
+    values |= dict(
+        zip(("grad_smooth", "grad_margin", "grad_t"), result["grad_scalars"], strict=True)
+    )
     if case.dtype.itemsize == 2:  # The core leaves the last cast to others.
         for name in ("grad_pos", "grad_neg"):
             values[name] = values[name].astype(case.dtype)

@@ -74,9 +74,8 @@ def test_upstream_gradient(backend: str, dtype: str, mode: str) -> None:
 def test_gradient_of_one_input_only(backend: str, mode: str, wanted: str) -> None:
     case = cases.make(20, 6)
     expected = getattr(
-        cases.run(LOSS, case), {"pos_score": "grad_pos", "neg_scores": "grad_neg"}.get(
-            wanted, f"grad_{wanted}"
-        )
+        cases.run(LOSS, case),
+        {"pos_score": "grad_pos", "neg_scores": "grad_neg"}.get(wanted, f"grad_{wanted}"),
     )
     arguments = {"pos_score": case.pos_score, "neg_scores": case.neg_scores, **case.options}
 

@@ -44,16 +44,12 @@ def test_accuracy(backend: str, case: cases.Case) -> None:
 
 @_SETTINGS
 @given(case=_cases(dtypes=("float64",)), seed=st.integers(0, 100))
-def test_the_order_of_negatives_does_not_matter(
-    backend: str, case: cases.Case, seed: int
-) -> None:
+def test_the_order_of_negatives_does_not_matter(backend: str, case: cases.Case, seed: int) -> None:
     order = np.random.default_rng(seed).permutation(case.neg_scores.shape[1])
     other = cases.Case(case.pos_score, case.neg_scores[:, order], case.options)
     result, shuffled = cases.run(LOSS, case), cases.run(LOSS, other)
     np.testing.assert_allclose(shuffled.loss, result.loss, rtol=1e-12, atol=1e-14)
-    np.testing.assert_allclose(
-        shuffled.grad_neg, result.grad_neg[:, order], rtol=1e-9, atol=1e-13
-    )
+    np.testing.assert_allclose(shuffled.grad_neg, result.grad_neg[:, order], rtol=1e-9, atol=1e-13)
 
 
 @_SETTINGS
@@ -84,6 +80,4 @@ def test_a_common_offset_of_all_scores_does_not_matter(
     np.testing.assert_allclose(other.loss, result.loss, rtol=1e-9, atol=1e-11)
     np.testing.assert_allclose(other.grad_neg, result.grad_neg, rtol=1e-6, atol=1e-10)
     # Hence a row's gradients add up to nothing.
-    np.testing.assert_allclose(
-        result.grad_pos + result.grad_neg.sum(axis=1), 0.0, atol=1e-10
-    )
+    np.testing.assert_allclose(result.grad_pos + result.grad_neg.sum(axis=1), 0.0, atol=1e-10)

@@ -172,21 +172,23 @@ def test_agrees_with_the_loss_that_rolls(backend: str) -> None:
     np.testing.assert_allclose(given, rolled, rtol=1e-5)
 
 
-def test_the_only_reference_to_the_scores_is_the_loss(backend: str) -> None:
+@pytest.mark.parametrize("shape", [(50, 5), (40, 100), (3, 9000)], ids=str)
+def test_the_only_reference_to_the_scores_is_the_loss(
+    backend: str, shape: tuple[int, int]
+) -> None:
     """The gradient may then take the place of the scores in memory; what it is does not change."""
-    for shape in ((50, 5), (40, 100), (3, 9000)):
-        case = cases.with_weights(cases.make(*shape, smooth=40.0))
+    case = cases.with_weights(cases.make(*shape, smooth=40.0))
 
-        @tf.function(autograph=False)
-        def gradients(pos_score: tf.Tensor, half: tf.Tensor, case: cases.Case = case) -> list:
-            with tf.GradientTape() as tape:
-                tape.watch([pos_score, half])
-                loss = LOSS(pos_score, half + half, **case.options)
-            return [loss, *tape.gradient(loss, [pos_score, half])]
+    @tf.function(autograph=False)
+    def gradients(pos_score: tf.Tensor, half: tf.Tensor) -> list[tf.Tensor]:
+        with tf.GradientTape() as tape:
+            tape.watch([pos_score, half])
+            loss = LOSS(pos_score, half + half, **case.options)
+        return [loss, *tape.gradient(loss, [pos_score, half])]
 
-        half = case.neg_scores / 2
-        loss, grad_pos, grad_half = gradients(tf.constant(case.pos_score), tf.constant(half))
-        expected = cases.run(LOSS, case)
-        np.testing.assert_allclose(loss, expected.loss, rtol=1e-6)
-        np.testing.assert_allclose(grad_pos, expected.grad_pos, rtol=1e-5, atol=1e-6)
-        np.testing.assert_allclose(grad_half, 2 * expected.grad_neg, rtol=1e-5, atol=1e-6)
+    half = case.neg_scores / 2
+    loss, grad_pos, grad_half = gradients(tf.constant(case.pos_score), tf.constant(half))
+    expected = cases.run(LOSS, case)
+    np.testing.assert_allclose(loss, expected.loss, rtol=1e-6)
+    np.testing.assert_allclose(grad_pos, expected.grad_pos, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(grad_half, 2 * expected.grad_neg, rtol=1e-5, atol=1e-6)

@@ -166,7 +166,7 @@ struct SvSoftmaxArgs {
   void* grad_pos = nullptr;      // [P] [compute]
   void* grad_neg = nullptr;      // [P, K] [compute], dense. May be the buffer of neg_scores itself if both types agree.
   void* grad_weights = nullptr;  // [P] [compute]: row loss / number of weighted rows; only with `weights`.
-  void* grad_scalars = nullptr;  // [3] [compute]: d loss / d smooth, d margin, d t.
+  void* grad_scalars = nullptr;  // [3] [compute]: d loss / d smooth, d margin, d t; only with grad_neg.
 
   void* workspace = nullptr;  // Aligned to 64 bytes.
   size_t workspace_bytes = 0;

@@ -22,6 +22,7 @@ namespace {
 py::dict PySvSoftmax(const py::array& pos_score, const py::array& neg_scores, double margin, double t, double smooth,
                      double threshold, const std::optional<py::object>& weights, bool gradients, bool scalar_gradients,
                      bool in_place, int num_threads) {
+  if (scalar_gradients && !gradients) throw py::value_error("`scalar_gradients` must come with `gradients`.");
   SvSoftmaxArgs args;
   args.dtype = DTypeOf(neg_scores, "neg_scores");
   if (neg_scores.ndim() != 2) {

@@ -54,12 +54,12 @@ def support_vector_guided_softmax_loss(
 
     Example:
         >>> pos_score = tf.constant([0.8, 0.3])
-        >>> neg_scores = tf.constant([[0.1, 0.9, -0.2], [0.0, 0.2, 0.5]])
+        >>> neg_scores = tf.constant([[0.1, 0.9, -0.2], [0.0, 0.1, 0.5]])
         >>> loss = fastneg.support_vector_guided_softmax_loss(
         ...     pos_score, neg_scores, margin=0.1, t=1.2, smooth=10.0
         ... )
         >>> print(f"{loss:.4f}")
-        4.7711
+        5.9034
 
     Source:
         The function of this name published at https://developer.aliyun.com/article/873405, after

@@ -33,8 +33,9 @@ Status CheckSizes(const SvSoftmaxArgs& args) {
 Status CheckPointers(const SvSoftmaxArgs& args) {
   const bool have_scores = args.pos_score != nullptr && (args.num_negatives == 0 || args.neg_scores != nullptr);
   const bool both_or_none = (args.grad_pos == nullptr) == (args.grad_neg == nullptr);
+  const bool scalars_too = args.grad_scalars == nullptr || args.grad_neg != nullptr;
   const bool in_place = args.grad_neg != nullptr && args.num_negatives > 0 && args.grad_neg == args.neg_scores;
-  if (!have_scores || !both_or_none || (in_place && args.dtype != ComputeType(args.dtype))) {
+  if (!have_scores || !both_or_none || !scalars_too || (in_place && args.dtype != ComputeType(args.dtype))) {
     return Status::kNullPointer;
   }
   return Status::kOk;

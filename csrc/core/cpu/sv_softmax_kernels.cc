@@ -15,7 +15,7 @@ FASTNEG_INLINE void RunTask(const SvSoftmaxPlan& plan, int64_t task) {
   for (int64_t block = task * plan.task_blocks; block < last && block < plan.num_blocks; ++block) {
     const int64_t begin = block * plan.block_rows;
     const int64_t end = begin + plan.block_rows < plan.num_rows ? begin + plan.block_rows : plan.num_rows;
-    rows.RunBlock(begin, end, plan.block_sums + 4 * block);
+    rows.RunBlock(begin, end, plan.inverse_count, plan.block_sums + 4 * block);
   }
 }
 

@@ -13,10 +13,9 @@ namespace fastneg::cpu::FASTNEG_ISA_NAMESPACE {
 enum class SvSoftmaxWants { kLoss, kGrads, kGradsAndScalars };
 
 constexpr double kLog2E = 1.44269504088896340736;
-constexpr double kLn2 = 0.693147180559945309417;
 
-// Exponents of 2 above which a row's exponentials are taken relative to the largest one.
-constexpr int kHighestExponent = 58;  // kExponentsAbove / ln 2
+// How far above its reference, as a power of 2, a row's largest exponential may be.
+constexpr int kExponentsAboveReference = 20;
 
 // The parameters of all rows.
 template <typename T>
@@ -24,31 +23,27 @@ struct ScoredParams {
   SvSoftmaxParams<T> sv;
   T threshold;
   T exponent_scale;  // gamma / ln 2: exponentials are powers of 2.
+  // Whether the largest negative, re-weighted, or the positive has the row's largest logit, or one close to that: hard
+  // scores grow with the negatives and no easy one is far above the positive.
+  bool largest_decides;
 
   explicit ScoredParams(const SvSoftmaxPlan& plan)
       : sv{T(plan.smooth), T(plan.margin), T(plan.t)},
         threshold(T(plan.threshold)),
-        exponent_scale(T(plan.smooth * kLog2E)) {}
+        exponent_scale(T(plan.smooth * kLog2E)),
+        largest_decides(plan.t >= 0 && plan.smooth >= 0 &&
+                        -plan.threshold * plan.smooth * kLog2E <= kExponentsAboveReference) {}
 };
 
-// What the negatives of kLanes rows add up to. Exponents are relative to the positive's: e_k = 2^(exponent_k - shift) =
-// exp(logit_k - logit_0 - shift ln 2). The positive's logit bounds the row's largest one from below, so a shift of 0 is
-// right unless a negative is far above; then it is the largest exponent.
+// What the negatives of kLanes rows add up to, relative to a reference r among (or close to) the scores of largest
+// logit: e_k = exp(smooth (s_k - r)). Differences of scores lose less than those of logits do.
 template <typename T>
 struct RowSums {
-  Vec<T> positive;   // Score, less margin.
-  Vec<T> shift;      // 0, or more than kHighestExponent.
+  Vec<T> positive;   // p: score, less margin.
+  Vec<T> reference;  // r: no logit is below the positive's.
   Vec<T> negatives;  // sum e_k
-  Vec<T> scores;     // sum e_k (s_k - p)
+  Vec<T> leads;      // sum e_k (s_k - r)
   Vec<T> hard;       // sum over hard negatives of e_k (c_k + 1)
-};
-
-// Multiplies a negative's e_k, t e_k where hard, on its way to its gradient: first `inverse`, then `factor`. Their
-// product alone could leave the range of numbers.
-template <typename T>
-struct GradFactors {
-  Vec<T> inverse;  // 1 / sum of all exponentials
-  Vec<T> factor;   // weight / number of rows * smooth
 };
 
 // As many float64 numbers as a vector of T has lanes.
@@ -96,13 +91,13 @@ class RowFinish {
 
   explicit RowFinish(const SvSoftmaxPlan& plan)
       : smooth_(T(plan.smooth)),
+        exponent_scale_(T(plan.smooth * kLog2E)),
         inverse_count_(T(plan.inverse_count)),
         factor_(T(plan.inverse_count * plan.smooth)),
         weights_(static_cast<const T*>(plan.weights)),
         grad_pos_(static_cast<T*>(plan.grad_pos)),
         grad_weights_(static_cast<T*>(plan.grad_weights)) {}
 
-  bool all_count() const { return weights_ == nullptr; }
   // Whether row i is read at all: one of weight 0 has a loss to tell its weight, and nothing else.
   FASTNEG_INLINE bool IsRead(int64_t i) const {
     return Counts(i) || (grad_weights_ != nullptr && inverse_count_ != T(0));
@@ -110,84 +105,67 @@ class RowFinish {
   // Whether row i is part of the loss and has gradients.
   FASTNEG_INLINE bool Counts(int64_t i) const { return weights_ == nullptr || weights_[i] != T(0); }
 
-  // Rows first .. first + count - 1, count <= kLanes.
-  FASTNEG_INLINE GradFactors<T> Finish(int64_t first, int64_t count, const RowSums<T>& rows,
-                                       BlockSums<T>* block) const {
+  // Rows first .. first + count - 1, count <= kLanes. Returns what a negative's e_k (t e_k where hard) has to be
+  // multiplied with to become its gradient; 0 for rows that do not count.
+  FASTNEG_INLINE Vec<T> Finish(int64_t first, int64_t count, const RowSums<T>& rows, BlockSums<T>* block) const {
     const Vec<T> zero = Zero<T>();
-    // 0, or NaN where the positive's logit is not finite.
-    const Vec<T> own_logit = smooth_ * rows.positive;
-    const Vec<T> check = own_logit - own_logit;
-    Vec<T> total = rows.negatives + (check + T(1));
-    Vec<T> inverse = T(1) / total;
-    // log(1 + negatives), with what rounding the sum dropped.
-    Vec<T> loss = Log<T>(total) + (rows.negatives - (total - T(1))) * inverse;
-    if (__builtin_expect(Any<T>(rows.shift != zero), 0)) {
-      const Vec<T> shifted = rows.negatives + Exp2<T>(-rows.shift) + check;
-      total = rows.shift != zero ? shifted : total;
-      inverse = T(1) / total;
-      loss = rows.shift != zero ? rows.shift * T(kLn2) + Log<T>(shifted) : loss;
-    }
-    Vec<T> weight = Zero<T>();  // Stays 0 behind the last row.
+    const Vec<T> behind = rows.reference - rows.positive;
+    const Vec<T> own = Exp2<T>(exponent_scale_ * -behind);  // 1, or the row has a negative of at least 1.
+    const Vec<T> total = rows.negatives + own;
+    const Vec<T> inverse = T(1) / total;
+    // The logarithm of the sum before it was rounded.
+    const Vec<T> loss = smooth_ * behind + (Log<T>(total) + (rows.negatives - (total - own)) * inverse);
+    Vec<T> weight = zero;  // Stays 0 behind the last row.
     if (weights_ != nullptr) {
       weight = LoadValid(weights_ + first, count);
     } else {
       for (int l = 0; l < kLanes<T>; ++l) weight[l] = l < count ? T(1) : T(0);
     }
     const auto counts = weight != zero;
-    const Vec<T> factor = weight * factor_;
     block->Add(0, weight, counts ? loss : zero);
     if (grad_weights_ != nullptr) {
       StoreValid(grad_weights_ + first, inverse_count_ == T(0) ? zero : loss * inverse_count_, count);
     }
-    if constexpr (kGrads) {
-      const Vec<T> share = rows.negatives * inverse;
-      if (grad_pos_ != nullptr) StoreValid(grad_pos_ + first, counts ? -(share * factor) : zero, count);
-      if constexpr (kScalars) {
-        block->Add(1, weight, counts ? rows.scores * inverse : zero);
-        block->Add(2, weight, counts ? share * smooth_ : zero);
-        block->Add(3, weight, counts ? rows.hard * inverse * smooth_ : zero);
-      }
+    if constexpr (!kGrads) return zero;
+    const Vec<T> scale = counts ? weight * factor_ * inverse : zero;
+    StoreValid(grad_pos_ + first, counts ? -(rows.negatives * scale) : zero, count);
+    if constexpr (kScalars) {
+      block->Add(1, weight, counts ? (rows.leads + rows.negatives * behind) * inverse : zero);
+      block->Add(2, weight, counts ? rows.negatives * inverse * smooth_ : zero);
+      block->Add(3, weight, counts ? rows.hard * inverse * smooth_ : zero);
     }
-    return {inverse, factor};
+    return scale;
   }
 
  private:
-  const T smooth_, inverse_count_, factor_;
+  const T smooth_, exponent_scale_, inverse_count_, factor_;
   const T* const weights_;
   T* const grad_pos_;
   T* const grad_weights_;
 };
 
-// A vector of negatives against its rows' positives.
+// A vector of negatives, re-weighted against their rows' positives.
 template <typename T>
-struct Contest {
-  Vec<T> negative;  // Score as given.
-  Vec<T> lead;      // Re-weighted score, less the positive's.
-  Vec<T> exponent;
+struct Reweighted {
+  Vec<T> score;
   Mask<T> hard;
 };
 
 template <typename T>
-FASTNEG_INLINE Contest<T> Compete(Vec<T> positive, Vec<T> negative, const ScoredParams<T>& params) {
-  Contest<T> contest;
-  contest.negative = negative;
-  contest.hard = IsHard<Vec<T>, T>(positive, negative, params.threshold);
-  contest.lead = (contest.hard ? HardScore(negative, params.sv) : negative) - positive;
-  contest.exponent = params.exponent_scale * contest.lead;
-  return contest;
+FASTNEG_INLINE Reweighted<T> Reweight(Vec<T> positive, Vec<T> negative, const ScoredParams<T>& params) {
+  const Mask<T> hard = IsHard<Vec<T>, T>(positive, negative, params.threshold);
+  return {hard ? HardScore(negative, params.sv) : negative, hard};
 }
 
 template <typename T>
-FASTNEG_INLINE Vec<T> NoExponent() {
+FASTNEG_INLINE Vec<T> MinusInfinity() {
   return Broadcast<T>(-T(__builtin_huge_val()));
 }
 
-// Exponents less a shift that is no less than any of them.
+// The greater of each pair, `b` where `a` is NaN: a NaN shows in the sums, and need not here.
 template <typename T>
-FASTNEG_INLINE Vec<T> Shifted(Vec<T> exponent, Vec<T> shift) {
-  DoNotFuse(exponent);  // Else the largest one would not cancel, by as much as it was rounded.
-  const Vec<T> shifted = exponent - shift;
-  return shifted > Zero<T>() ? Zero<T>() : shifted;
+FASTNEG_INLINE Vec<T> Greater(Vec<T> a, Vec<T> b) {
+  return a > b ? a : b;
 }
 
 template <typename T, typename Storage>

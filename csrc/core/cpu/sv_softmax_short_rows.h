@@ -25,7 +25,7 @@ class ShortRows {
     }
   }
 
-  __attribute__((noinline)) void RunBlock(int64_t begin, int64_t end, double* sums) {
+  __attribute__((noinline)) void RunBlock(int64_t begin, int64_t end, double scale, double* sums) {
     BlockSums<T> block;
     for (int64_t first = begin; first < end; first += kL) {
       const int64_t count = end - first < kL ? end - first : kL;
@@ -44,7 +44,7 @@ class ShortRows {
       if (out == grad) continue;
       for (int64_t e = 0; e < count * k_; ++e) grad[e] = out[e];
     }
-    block.Store(plan_.inverse_count, sums);
+    block.Store(scale, sums);
   }
 
  private:
@@ -60,48 +60,86 @@ class ShortRows {
     return kWidth == 1 ? rows : Lanes<T>(rows, rows, owner_ + static_cast<typename Simd<T>::Int>(v * kRows));
   }
 
-  template <int kStep = 1>
-  static FASTNEG_INLINE Vec<T> SumsByRow(Vec<T>* v) {
+  // From kWidth vectors to one that holds, row by row, what `merge` makes of the row's elements. Destroys v.
+  template <int kStep = 1, typename Merge>
+  static FASTNEG_INLINE Vec<T> MergedByRow(Vec<T>* v, const Merge& merge) {
     if constexpr (kStep >= kWidth) {
       return v[0];
     } else {
-      for (int l = 0; l < kWidth; l += 2 * kStep) v[l] = MergePairSums<T, kStep>(v[l], v[l + kStep]);
-      return SumsByRow<2 * kStep>(v);
+      for (int l = 0; l < kWidth; l += 2 * kStep) v[l] = MergePairs<T, kStep>(v[l], v[l + kStep], merge);
+      return MergedByRow<2 * kStep>(v, merge);
     }
   }
+  template <typename Merge>
+  FASTNEG_INLINE Vec<T> PerRow(Vec<T>* v, const Merge& merge) const {
+    const Vec<T> merged = MergedByRow(v, merge);
+    return kWidth == 1 || kWidth == kL ? merged : Lanes<T>(merged, merged, natural_);
+  }
   FASTNEG_INLINE Vec<T> RowTotals(Vec<T>* v) const {
-    const Vec<T> sums = SumsByRow(v);
-    return kWidth == 1 || kWidth == kL ? sums : Lanes<T>(sums, sums, natural_);
+    return PerRow(v, [](Vec<T> a, Vec<T> b) FASTNEG_LAMBDA_INLINE { return a + b; });
+  }
+  FASTNEG_INLINE Vec<T> RowMaxima(Vec<T>* v) const {
+    return PerRow(v, [](Vec<T> a, Vec<T> b) FASTNEG_LAMBDA_INLINE { return Greater<T>(a, b); });
+  }
+
+  // Negatives of vector v; in unused lanes whatever.
+  FASTNEG_INLINE Vec<T> Negatives(const T* neg, int v) const {
+    const T* from = neg + v * kRows * k_;
+    if (k_ == kWidth) return Load(from);
+    const Vec<T> packed = LoadPartial(from, kRows * k_);
+    return Lanes<T>(packed, packed, spread_);
+  }
+  FASTNEG_INLINE Vec<T> UsedOr(Vec<T> values, Vec<T> otherwise) const {
+    return k_ == kWidth ? values : in_use_ ? values : otherwise;
   }
 
   // kLanes rows, of which `count` exist. `grad` may be `neg`.
-  FASTNEG_INLINE void RunGroup(int64_t first, int64_t count, const T* pos, const T* neg, T* grad, BlockSums<T>* block) {
-    Vec<T> sums[kWidth], waiting[kWidth], scores[kWidth], hard[kWidth];
+  __attribute__((noinline)) void RunGroup(int64_t first, int64_t count, const T* pos, const T* neg, T* grad,
+                                          BlockSums<T>* block) const {
+    const ScoredParams<T> params = params_;
     RowSums<T> rows;
-    rows.positive = Load(pos) - params_.sv.margin;
-    rows.shift = Zero<T>();
-    for (bool shifted = false;; shifted = true) {
-      const Vec<T> highest = Score(rows, neg, shifted, sums, waiting, scores, hard);
-      if (shifted || __builtin_expect(!Any<T>(highest > T(kHighestExponent)), 1)) break;
-      rows.shift = Shifts(rows, neg);
+    rows.positive = Load(pos) - params.sv.margin;
+    // Scores of the largest logits; those of the least where a negative scale turns them around.
+    const T sign = params.exponent_scale < 0 ? T(-1) : T(1);
+    Vec<T> scores[kWidth], work[kWidth];
+    Mask<T> hard[kWidth];
+#pragma GCC unroll 4
+    for (int v = 0; v < kWidth; ++v) {
+      const Reweighted<T> reweighted = Reweight<T>(PerElement(rows.positive, v), Negatives(neg, v), params);
+      scores[v] = reweighted.score;
+      hard[v] = reweighted.hard;
+      work[v] = UsedOr(sign * reweighted.score, MinusInfinity<T>());
     }
-    rows.negatives = RowTotals(sums);
+    rows.reference = sign * Greater<T>(RowMaxima(work), sign * rows.positive);
+
+    Vec<T> waiting[kWidth], leads[kWidth], hard_parts[kWidth];
+#pragma GCC unroll 4
+    for (int v = 0; v < kWidth; ++v) {
+      const Vec<T> lead = scores[v] - PerElement(rows.reference, v);
+      const Vec<T> e = UsedOr(Exp2<T>(params.exponent_scale * lead), Zero<T>());
+      work[v] = e;
+      if constexpr (kGrads) waiting[v] = hard[v] ? e * params.sv.t : e;
+      if constexpr (kScalars) {
+        leads[v] = UsedOr(e * lead, Zero<T>());
+        hard_parts[v] = UsedOr(hard[v] ? e * (Negatives(neg, v) + T(1)) : Zero<T>(), Zero<T>());
+      }
+    }
+    rows.negatives = RowTotals(work);
     if constexpr (kScalars) {
-      rows.scores = RowTotals(scores);
-      rows.hard = RowTotals(hard);
+      rows.leads = RowTotals(leads);
+      rows.hard = RowTotals(hard_parts);
     }
-    const GradFactors<T> factors = finish_.Finish(first, count, rows, block);
+    const Vec<T> scale = finish_.Finish(first, count, rows, block);
     if constexpr (kGrads) {
-      if (grad == nullptr) return;
       Mask<T> counts{};
-      for (int l = 0; l < kL; ++l) counts[l] = -1;
+      bool all_count = true;
       if (plan_.weights != nullptr) {
         for (int64_t l = 0; l < count; ++l) counts[l] = finish_.Counts(first + l) ? -1 : 0;
+        for (int64_t l = 0; l < count; ++l) all_count &= counts[l] != 0;
       }
-      const bool all_count = !Any<T>(~counts);
 #pragma GCC unroll 4
       for (int v = 0; v < kWidth; ++v) {
-        Vec<T> value = waiting[v] * PerElement(factors.inverse, v) * PerElement(factors.factor, v);
+        Vec<T> value = waiting[v] * PerElement(scale, v);
         if (!all_count) value = Bits<T>(PerElement(FromBits<T>(counts), v)) ? value : Zero<T>();
         T* out = grad + v * kRows * k_;
         if (k_ == kWidth) {
@@ -113,55 +151,6 @@ class ShortRows {
     }
   }
 
-  FASTNEG_INLINE Contest<T> Compare(const RowSums<T>& rows, const T* neg, int v) const {
-    const T* from = neg + v * kRows * k_;
-    if (k_ == kWidth) return Compete<T>(PerElement(rows.positive, v), Load(from), params_);
-    const Vec<T> packed = LoadPartial(from, kRows * k_);
-    Contest<T> contest = Compete<T>(PerElement(rows.positive, v), Lanes<T>(packed, packed, spread_), params_);
-    contest.exponent = in_use_ ? contest.exponent : NoExponent<T>();
-    contest.lead = in_use_ ? contest.lead : Zero<T>();
-    contest.hard &= in_use_;
-    return contest;
-  }
-
-  // Fills sums and what waits for them; returns the largest exponents.
-  FASTNEG_INLINE Vec<T> Score(const RowSums<T>& rows, const T* neg, bool shifted, Vec<T>* sums, Vec<T>* waiting,
-                              Vec<T>* scores, Vec<T>* hard) const {
-    Vec<T> highest = Zero<T>();
-#pragma GCC unroll 4
-    for (int v = 0; v < kWidth; ++v) {
-      const Contest<T> contest = Compare(rows, neg, v);
-      highest = contest.exponent > highest ? contest.exponent : highest;
-      Vec<T> exponent = contest.exponent;
-      if (__builtin_expect(shifted, 0)) exponent = Shifted<T>(exponent, PerElement(rows.shift, v));
-      const Vec<T> e = Exp2<T>(exponent);
-      sums[v] = e;
-      if constexpr (kGrads) waiting[v] = contest.hard ? e * params_.sv.t : e;
-      if constexpr (kScalars) {
-        scores[v] = e * contest.lead;
-        hard[v] = contest.hard ? e * (contest.negative + T(1)) : Zero<T>();
-      }
-    }
-    return highest;
-  }
-
-  // The largest exponent of each row where that is far above the positive's, else 0.
-  __attribute__((noinline)) Vec<T> Shifts(const RowSums<T>& rows, const T* neg) const {
-    T shift[kL] = {};
-#pragma GCC unroll 1
-    for (int v = 0; v < kWidth; ++v) {
-      T exponents[kL];
-      Store(exponents, Compare(rows, neg, v).exponent);
-#pragma GCC unroll 1
-      for (int l = 0; l < kL; ++l) {
-        T& row = shift[v * kRows + l / kWidth];
-        row = exponents[l] > row ? exponents[l] : row;
-      }
-    }
-    const Vec<T> highest = Load(shift);
-    return highest > T(kHighestExponent) ? highest : Zero<T>();
-  }
-
   const SvSoftmaxPlan& plan_;
   const RowFinish<T, kWants> finish_;
   const ScoredParams<T> params_;
@@ -169,7 +158,7 @@ class ShortRows {
   // Lanes of a vector of elements: whether there is one, and where it lies in memory; and the way back.
   Mask<T> in_use_, spread_, pack_;
   Mask<T> owner_;    // Row of each element.
-  Mask<T> natural_;  // Undoes the order in which SumsByRow leaves the rows.
+  Mask<T> natural_;  // Undoes the order in which MergedByRow leaves the rows.
   T pos_copy_[kL], neg_copy_[kL * kWidth];
 };
 

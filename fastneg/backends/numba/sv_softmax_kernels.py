@@ -18,11 +18,11 @@ from numba.extending import intrinsic, overload
 from fastneg.backends.numba.atomics import fetch_add, flush_denormals, relax, set_float_mode
 from fastneg.backends.numba.plan import Array, compiled
 
-# Exponents of 2 above which a row's exponentials are taken relative to the largest one.
-_HIGHEST_EXPONENT = 58.0
+# Elements that are looked at together; elements that are summed before anything else is.
+_LANES = 16
+_PART = 1024
 
 _LOG2_E = 1.4426950408889634
-_LN_2 = 0.6931471805599453
 
 
 class SvSoftmaxPlan(NamedTuple):
@@ -148,94 +148,114 @@ def _compiled_exp2(x):
 
 
 @compiled
-def _sum_row(plan, i, positive, shift, waiting, scalars):
-    """The row's sum of 2^(exponent - shift); leaves each one's part in the gradient behind.
-
-    Exponents are relative to the positive's. `scalars` gets the sums that belong to smooth and t.
-    """
+def _reference(plan, i, positive, largest):
+    """The score of the row's largest logit: what all others are taken relative to."""
     scalar = plan.pos_score.dtype.type
-    zero, one = scalar(0), scalar(1)
-    t, threshold, scale = scalar(plan.t), scalar(plan.threshold), scalar(plan.smooth * _LOG2_E)
-    offset = t - one
+    t, threshold = scalar(plan.t), scalar(plan.threshold)
+    offset = t - scalar(1)
+    sign = scalar(-1 if plan.smooth < 0 else 1)
     row = plan.neg_scores[i]
-    total = zero
-    for k in range(row.size):
+    for lane in range(_LANES):
+        largest[lane] = sign * positive
+    whole = row.size // _LANES * _LANES
+    for k in range(0, whole, _LANES):
+        for lane in range(_LANES):
+            negative = row[k + lane]
+            hard = positive - negative < threshold
+            score = sign * (t * negative + offset if hard else negative)
+            largest[lane] = score if score > largest[lane] else largest[lane]
+    for k in range(whole, row.size):
+        hard = positive - row[k] < threshold
+        score = sign * (t * row[k] + offset if hard else row[k])
+        largest[0] = score if score > largest[0] else largest[0]
+    result = largest[0]
+    for lane in range(1, _LANES):
+        result = largest[lane] if largest[lane] > result else result
+    return sign * result
+
+
+@compiled
+def _sum_part(plan, i, begin, end, positive, reference, waiting):
+    """Sum of 2^exponent over a part of a row; leaves each one's part in the gradient behind."""
+    scalar = plan.pos_score.dtype.type
+    t, threshold, scale = scalar(plan.t), scalar(plan.threshold), scalar(plan.smooth * _LOG2_E)
+    offset = t - scalar(1)
+    row = plan.neg_scores[i]
+    total = scalar(0)
+    for k in range(begin, end):
         hard = positive - row[k] < threshold
         score = t * row[k] + offset if hard else row[k]
-        e = _exp2(scale * (score - positive) - shift)
+        e = _exp2(scale * (score - reference))
         waiting[k] = t * e if hard else e
         total += e
-    if plan.with_scalars:
-        leads = hards = zero
-        for k in range(row.size):
-            hard = positive - row[k] < threshold
-            score = t * row[k] + offset if hard else row[k]
-            e = _exp2(scale * (score - positive) - shift)
-            leads += e * (score - positive)
-            hards += e * (row[k] + one) if hard else zero
-        scalars[0], scalars[1] = leads, hards
     return total
 
 
 @compiled
-def _largest_exponent(plan, i, positive):
+def _sum_scalars(plan, i, positive, reference, scalars):
+    """Fills `scalars` with the sums that belong to smooth and t."""
     scalar = plan.pos_score.dtype.type
     t, threshold, scale = scalar(plan.t), scalar(plan.threshold), scalar(plan.smooth * _LOG2_E)
-    largest = scalar(0)
-    for negative in plan.neg_scores[i]:
-        hard = positive - negative < threshold
-        score = t * negative + (t - scalar(1)) if hard else negative
-        exponent = scale * (score - positive)
-        largest = exponent if exponent > largest else largest
-    return largest
+    offset, one = t - scalar(1), scalar(1)
+    row = plan.neg_scores[i]
+    leads = hards = 0.0
+    for begin in range(0, row.size, _PART):
+        lead_sum = hard_sum = scalar(0)
+        for k in range(begin, min(begin + _PART, row.size)):
+            hard = positive - row[k] < threshold
+            lead = (t * row[k] + offset if hard else row[k]) - reference
+            e = _exp2(scale * lead)
+            lead_sum += e * lead
+            hard_sum += e * (row[k] + one) if hard else scalar(0)
+        leads += float(lead_sum)
+        hards += float(hard_sum)
+    scalars[0], scalars[1] = leads, hards
 
 
 @compiled
-def _score_row(plan, i, waiting, scalars, sums):
+def _score_row(plan, i, waiting, largest, scalars, sums):
     """Loss of row i, added to `sums`, and its gradients."""
     scalar = plan.pos_score.dtype.type
-    with_weights = plan.weights.size > 0
-    weight = float(plan.weights[i]) if with_weights else 1.0
+    weight = float(plan.weights[i]) if plan.weights.size else 1.0
     if weight == 0 and (plan.grad_weights.size == 0 or plan.inverse_count == 0):
-        _finish_unread(plan, i)
+        _leave_out(plan, i)
         return
     positive = plan.pos_score[i] - scalar(plan.margin)
-    shift = scalar(0)
-    negatives = float(_sum_row(plan, i, positive, shift, waiting, scalars))
-    own = 1.0
-    if negatives > 2.0**_HIGHEST_EXPONENT:
-        # Some exponent may have been cut off: once more, relative to the largest one.
-        shift = _largest_exponent(plan, i, positive)
-        negatives = float(_sum_row(plan, i, positive, shift, waiting, scalars))
-        own = 2.0 ** -float(shift)
-    # 0, or NaN where the positive's logit is not finite.
-    own_logit = scalar(plan.smooth) * positive
-    own += float(own_logit - own_logit)
-    total = own + negatives
-    loss = math.log1p(negatives) if own == 1 else float(shift) * _LN_2 + math.log(total)
+    reference = _reference(plan, i, positive, largest)
+    negatives = 0.0
+    size = plan.neg_scores.shape[1]
+    for begin in range(0, size, _PART):
+        end = min(begin + _PART, size)
+        negatives += float(_sum_part(plan, i, begin, end, positive, reference, waiting))
+    behind = float(reference) - float(positive)
+    # 1, or the row has a negative of at least 1.
+    own = math.exp(-plan.smooth * behind)
+    total = negatives + own
+    loss = plan.smooth * behind + math.log(total) if behind != 0 else math.log1p(negatives)
     if plan.grad_weights.size:
         plan.grad_weights[i] = loss * plan.inverse_count
     if weight == 0:
-        _finish_unread(plan, i)
+        _leave_out(plan, i)
         return
     factor = weight * plan.inverse_count
     sums[0] += factor * loss
     share = negatives / total
     if plan.with_scalars:
-        sums[1] += factor * float(scalars[0]) / total
+        _sum_scalars(plan, i, positive, reference, scalars)
+        sums[1] += factor * (scalars[0] + negatives * behind) / total
         sums[2] += factor * plan.smooth * share
-        sums[3] += factor * plan.smooth * float(scalars[1]) / total
+        sums[3] += factor * plan.smooth * scalars[1] / total
     if plan.with_grad:
         factor *= plan.smooth
         plan.grad_pos[i] = -factor * share
-        inverse, factor = scalar(1.0 / total), scalar(factor)
+        scale = scalar(factor / total)
         grad = plan.grad_neg[i]
         for k in range(grad.size):
-            grad[k] = waiting[k] * inverse * factor
+            grad[k] = waiting[k] * scale
 
 
 @compiled
-def _finish_unread(plan, i):
+def _leave_out(plan, i):
     if plan.grad_weights.size and plan.inverse_count == 0:
         plan.grad_weights[i] = 0
     if plan.with_grad:
@@ -255,7 +275,8 @@ def make_run(source: str) -> Any:
         float_mode = flush_denormals()
         num_rows = plan.pos_score.size
         num_blocks = plan.block_sums.shape[0]
-        scalars = np.zeros(2, plan.pos_score.dtype)
+        largest = np.empty(_LANES, plan.pos_score.dtype)
+        scalars = np.empty(2)
         while True:
             block = fetch_add(counters, 0, 1)
             if block >= num_blocks:
@@ -263,7 +284,7 @@ def make_run(source: str) -> Any:
             first = block * plan.block_rows
             for i in range(first, min(first + plan.block_rows, num_rows)):
                 waiting = plan.grad_neg[i] if plan.with_grad else plan.exponentials[worker]
-                _score_row(plan, i, waiting, scalars, plan.block_sums[block])
+                _score_row(plan, i, waiting, largest, scalars, plan.block_sums[block])
             fetch_add(counters, 8, 1)
         while fetch_add(counters, 8, 0) < num_blocks:
             relax()
