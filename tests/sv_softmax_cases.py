@@ -168,12 +168,14 @@ def assert_as_accurate(
 def _usual_scales(case: Case) -> dict[str, float]:
     num_rows = max(1, len(case.pos_score))
     smooth = 1 + abs(case.options.get("smooth", 1.0))
+    emphasis = max(1.0, abs(case.options.get("t", 1.0)))
+    spread = 1 + abs(case.options.get("margin", 0.0)) + emphasis
     return {
         "loss": 1.0,
         "grad_pos": smooth / num_rows,
-        "grad_neg": smooth / num_rows,
+        "grad_neg": smooth * emphasis / num_rows,
         "grad_weights": 1 / num_rows,
-        "grad_smooth": 1.0,
+        "grad_smooth": spread,
         "grad_margin": smooth,
         "grad_t": smooth,
     }
