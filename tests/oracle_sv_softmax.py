@@ -1,7 +1,8 @@
 """The SV-softmax loss over given scores, and its gradients, in NumPy from the formulas.
 
 Computed in the longest floating-point type that NumPy has: the rounding of float64 would be that of
-what is tested. Independent of the package: nothing here is imported from it, and nothing in it from here.
+what is tested. Independent of the package: nothing here is imported from it, and nothing in it from
+here.
 """
 
 from typing import Any, NamedTuple

@@ -173,9 +173,7 @@ def test_agrees_with_the_loss_that_rolls(backend: str) -> None:
 
 
 @pytest.mark.parametrize("shape", [(50, 5), (40, 100), (3, 9000)], ids=str)
-def test_the_only_reference_to_the_scores_is_the_loss(
-    backend: str, shape: tuple[int, int]
-) -> None:
+def test_the_only_reference_to_the_scores_is_the_loss(backend: str, shape: tuple[int, int]) -> None:
     """The gradient may then take the place of the scores in memory; what it is does not change."""
     case = cases.with_weights(cases.make(*shape, smooth=40.0))
 
