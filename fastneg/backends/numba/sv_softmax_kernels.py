@@ -154,39 +154,45 @@ def _reference(plan, i, positive, largest):
     t, threshold = scalar(plan.t), scalar(plan.threshold)
     offset = t - scalar(1)
     sign = scalar(-1 if plan.smooth < 0 else 1)
-    row = plan.neg_scores[i]
-    for lane in range(_LANES):
-        largest[lane] = sign * positive
-    whole = row.size // _LANES * _LANES
-    for k in range(0, whole, _LANES):
+    # Elements of matrices, here and below, and no rows: numba counts references to each row that it
+    # takes, in memory that all threads share.
+    negatives = plan.neg_scores
+    size = negatives.shape[1]
+    whole = size // _LANES * _LANES
+    result = sign * positive
+    if whole:
         for lane in range(_LANES):
-            negative = row[k + lane]
-            hard = positive - negative < threshold
-            score = sign * (t * negative + offset if hard else negative)
-            largest[lane] = score if score > largest[lane] else largest[lane]
-    for k in range(whole, row.size):
-        hard = positive - row[k] < threshold
-        score = sign * (t * row[k] + offset if hard else row[k])
-        largest[0] = score if score > largest[0] else largest[0]
-    result = largest[0]
-    for lane in range(1, _LANES):
-        result = largest[lane] if largest[lane] > result else result
+            largest[lane] = result
+        for k in range(0, whole, _LANES):
+            for lane in range(_LANES):
+                negative = negatives[i, k + lane]
+                hard = positive - negative < threshold
+                score = sign * (t * negative + offset if hard else negative)
+                largest[lane] = score if score > largest[lane] else largest[lane]
+        for lane in range(_LANES):
+            result = largest[lane] if largest[lane] > result else result
+    for k in range(whole, size):
+        negative = negatives[i, k]
+        hard = positive - negative < threshold
+        score = sign * (t * negative + offset if hard else negative)
+        result = score if score > result else result
     return sign * result
 
 
 @compiled
-def _sum_part(plan, i, begin, end, positive, reference, waiting):
+def _sum_part(plan, i, begin, end, positive, reference, waiting, place):
     """Sum of 2^exponent over a part of a row; leaves each one's part in the gradient behind."""
     scalar = plan.pos_score.dtype.type
     t, threshold, scale = scalar(plan.t), scalar(plan.threshold), scalar(plan.smooth * _LOG2_E)
     offset = t - scalar(1)
-    row = plan.neg_scores[i]
+    negatives = plan.neg_scores
     total = scalar(0)
     for k in range(begin, end):
-        hard = positive - row[k] < threshold
-        score = t * row[k] + offset if hard else row[k]
+        negative = negatives[i, k]
+        hard = positive - negative < threshold
+        score = t * negative + offset if hard else negative
         e = _exp2(scale * (score - reference))
-        waiting[k] = t * e if hard else e
+        waiting[place, k] = t * e if hard else e
         total += e
     return total
 
@@ -197,23 +203,25 @@ def _sum_scalars(plan, i, positive, reference, scalars):
     scalar = plan.pos_score.dtype.type
     t, threshold, scale = scalar(plan.t), scalar(plan.threshold), scalar(plan.smooth * _LOG2_E)
     offset, one = t - scalar(1), scalar(1)
-    row = plan.neg_scores[i]
+    negatives = plan.neg_scores
+    size = negatives.shape[1]
     leads = hards = 0.0
-    for begin in range(0, row.size, _PART):
+    for begin in range(0, size, _PART):
         lead_sum = hard_sum = scalar(0)
-        for k in range(begin, min(begin + _PART, row.size)):
-            hard = positive - row[k] < threshold
-            lead = (t * row[k] + offset if hard else row[k]) - reference
+        for k in range(begin, min(begin + _PART, size)):
+            negative = negatives[i, k]
+            hard = positive - negative < threshold
+            lead = (t * negative + offset if hard else negative) - reference
             e = _exp2(scale * lead)
             lead_sum += e * lead
-            hard_sum += e * (row[k] + one) if hard else scalar(0)
+            hard_sum += e * (negative + one) if hard else scalar(0)
         leads += float(lead_sum)
         hards += float(hard_sum)
     scalars[0], scalars[1] = leads, hards
 
 
 @compiled
-def _score_row(plan, i, waiting, largest, scalars, sums):
+def _score_row(plan, i, waiting, place, largest, scalars, block):
     """Loss of row i, added to `sums`, and its gradients."""
     scalar = plan.pos_score.dtype.type
     weight = float(plan.weights[i]) if plan.weights.size else 1.0
@@ -226,7 +234,7 @@ def _score_row(plan, i, waiting, largest, scalars, sums):
     size = plan.neg_scores.shape[1]
     for begin in range(0, size, _PART):
         end = min(begin + _PART, size)
-        negatives += float(_sum_part(plan, i, begin, end, positive, reference, waiting))
+        negatives += float(_sum_part(plan, i, begin, end, positive, reference, waiting, place))
     behind = float(reference) - float(positive)
     # 1, or the row has a negative of at least 1.
     own = math.exp(-plan.smooth * behind)
@@ -238,20 +246,20 @@ def _score_row(plan, i, waiting, largest, scalars, sums):
         _leave_out(plan, i)
         return
     factor = weight * plan.inverse_count
-    sums[0] += factor * loss
+    plan.block_sums[block, 0] += factor * loss
     share = negatives / total
     if plan.with_scalars:
         _sum_scalars(plan, i, positive, reference, scalars)
-        sums[1] += factor * (scalars[0] + negatives * behind) / total
-        sums[2] += factor * plan.smooth * share
-        sums[3] += factor * plan.smooth * scalars[1] / total
+        plan.block_sums[block, 1] += factor * (scalars[0] + negatives * behind) / total
+        plan.block_sums[block, 2] += factor * plan.smooth * share
+        plan.block_sums[block, 3] += factor * plan.smooth * scalars[1] / total
     if plan.with_grad:
         factor *= plan.smooth
         plan.grad_pos[i] = -factor * share
         scale = scalar(factor / total)
-        grad = plan.grad_neg[i]
-        for k in range(grad.size):
-            grad[k] = waiting[k] * scale
+        grad = plan.grad_neg
+        for k in range(size):
+            grad[i, k] = waiting[place, k] * scale
 
 
 @compiled
@@ -260,9 +268,9 @@ def _leave_out(plan, i):
         plan.grad_weights[i] = 0
     if plan.with_grad:
         plan.grad_pos[i] = 0
-        grad = plan.grad_neg[i]
-        for k in range(grad.size):
-            grad[k] = 0
+        grad = plan.grad_neg
+        for k in range(grad.shape[1]):
+            grad[i, k] = 0
 
 
 def make_run(source: str) -> Any:
@@ -277,14 +285,15 @@ def make_run(source: str) -> Any:
         num_blocks = plan.block_sums.shape[0]
         largest = np.empty(_LANES, plan.pos_score.dtype)
         scalars = np.empty(2)
+        waiting = plan.grad_neg if plan.with_grad else plan.exponentials
         while True:
             block = fetch_add(counters, 0, 1)
             if block >= num_blocks:
                 break
             first = block * plan.block_rows
             for i in range(first, min(first + plan.block_rows, num_rows)):
-                waiting = plan.grad_neg[i] if plan.with_grad else plan.exponentials[worker]
-                _score_row(plan, i, waiting, largest, scalars, plan.block_sums[block])
+                place = i if plan.with_grad else worker
+                _score_row(plan, i, waiting, place, largest, scalars, block)
             fetch_add(counters, 8, 1)
         while fetch_add(counters, 8, 0) < num_blocks:
             relax()
