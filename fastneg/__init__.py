@@ -20,6 +20,7 @@ __all__ = [
     "reference",
     "show_config",
     "softmax_loss_with_negative_mining",
+    "support_vector_guided_softmax_loss",
     "use_backend",
 ]
 
@@ -39,6 +40,7 @@ else:
     from fastneg.config import build_info, show_config, use_backend
     from fastneg.losses.rolled_softmax import softmax_loss_with_negative_mining
     from fastneg.losses.shuffled_cosine import negative_cosine_loss
+    from fastneg.losses.sv_softmax import support_vector_guided_softmax_loss
 
     register_operations()
 

@@ -4,8 +4,16 @@ from typing import Any
 
 from fastneg.reference.rolled_softmax import rolled_softmax
 from fastneg.reference.shuffled_cosine import random_permutations, shuffled_cosine
+from fastneg.reference.sv_softmax import sv_softmax
 
-__all__ = ["describe", "load", "random_permutations", "rolled_softmax", "shuffled_cosine"]
+__all__ = [
+    "describe",
+    "load",
+    "random_permutations",
+    "rolled_softmax",
+    "shuffled_cosine",
+    "sv_softmax",
+]
 
 
 def load() -> None:

@@ -6,12 +6,14 @@ namespace fastneg::cpu::FASTNEG_ISA_NAMESPACE {
 extern const CommonKernels kCommonKernels;
 extern const GatheredKernels kRolledSoftmaxKernels;
 extern const GatheredKernels kShuffledCosineKernels;
+extern const SvSoftmaxKernels kSvSoftmaxKernels;
 
 extern const KernelTable kTable;
 const KernelTable kTable = {
     &kCommonKernels,
     &kRolledSoftmaxKernels,
     &kShuffledCosineKernels,
+    &kSvSoftmaxKernels,
 };
 
 }  // namespace fastneg::cpu::FASTNEG_ISA_NAMESPACE

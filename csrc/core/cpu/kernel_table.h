@@ -27,10 +27,15 @@ struct GatheredKernels {
   void (*gather_item_grads[2])(void* plan, int64_t tile);
 };
 
+struct SvSoftmaxKernels {
+  void (*score_rows[2])(void* plan, int64_t task);  // The context is an SvSoftmaxPlan pointer.
+};
+
 struct KernelTable {
   const CommonKernels* common;
   const GatheredKernels* rolled_softmax;
   const GatheredKernels* shuffled_cosine;
+  const SvSoftmaxKernels* sv_softmax;
 };
 
 }  // namespace fastneg::cpu

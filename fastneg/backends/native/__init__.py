@@ -3,5 +3,13 @@
 from fastneg.backends.native.library import describe, load
 from fastneg.backends.native.rolled_softmax import rolled_softmax
 from fastneg.backends.native.shuffled_cosine import random_permutations, shuffled_cosine
+from fastneg.backends.native.sv_softmax import sv_softmax
 
-__all__ = ["describe", "load", "random_permutations", "rolled_softmax", "shuffled_cosine"]
+__all__ = [
+    "describe",
+    "load",
+    "random_permutations",
+    "rolled_softmax",
+    "shuffled_cosine",
+    "sv_softmax",
+]

@@ -9,6 +9,14 @@ on disk, next to this file or, where that cannot be written, in the user's cache
 from fastneg.backends.numba.backend import describe, load
 from fastneg.backends.numba.rolled_softmax import rolled_softmax
 from fastneg.backends.numba.shuffled_cosine import shuffled_cosine
+from fastneg.backends.numba.sv_softmax import sv_softmax
 from fastneg.reference.shuffled_cosine import random_permutations
 
-__all__ = ["describe", "load", "random_permutations", "rolled_softmax", "shuffled_cosine"]
+__all__ = [
+    "describe",
+    "load",
+    "random_permutations",
+    "rolled_softmax",
+    "shuffled_cosine",
+    "sv_softmax",
+]
