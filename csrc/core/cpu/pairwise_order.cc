@@ -1,0 +1,115 @@
+#include "core/cpu/pairwise_order.h"
+
+#include <cstring>
+
+namespace fastneg::cpu {
+namespace {
+
+constexpr int kDigitBits = 11;
+constexpr uint64_t kSign = uint64_t{1} << 63;
+
+template <typename T>
+void UnsignedKeys(const void* labels, int64_t size, uint64_t* keys) {
+  const T* values = static_cast<const T*>(labels);
+  // The largest uint64 shares its key with NaN, which no integer is; kNoLabel is looked for in floating labels only.
+  for (int64_t i = 0; i < size; ++i) keys[i] = values[i];
+}
+
+template <typename T>
+void SignedKeys(const void* labels, int64_t size, uint64_t* keys) {
+  const T* values = static_cast<const T*>(labels);
+  for (int64_t i = 0; i < size; ++i) keys[i] = static_cast<uint64_t>(static_cast<int64_t>(values[i])) ^ kSign;
+}
+
+// A floating-point number of any width by its bits, the magnitude of infinity given: negative numbers count down from
+// the middle, positive ones up, and both zeros are the middle.
+template <typename Bits>
+void FloatKeys(const void* labels, int64_t size, Bits infinity, uint64_t* keys) {
+  constexpr Bits kSignBit = static_cast<Bits>(Bits{1} << (8 * sizeof(Bits) - 1));
+  const Bits* values = static_cast<const Bits*>(labels);
+  for (int64_t i = 0; i < size; ++i) {
+    const Bits magnitude = values[i] & static_cast<Bits>(~kSignBit);
+    const bool negative = (values[i] & kSignBit) != 0;
+    keys[i] = magnitude > infinity ? kNoLabel : negative ? uint64_t{kSignBit} - magnitude : uint64_t{kSignBit} + magnitude;
+  }
+}
+
+}  // namespace
+
+bool LabelKeys(const void* labels, DType dtype, int64_t size, uint64_t* keys) {
+  switch (dtype) {
+    case DType::kBool: {
+      const uint8_t* values = static_cast<const uint8_t*>(labels);
+      for (int64_t i = 0; i < size; ++i) keys[i] = values[i] != 0;
+      return true;
+    }
+    case DType::kUInt8:
+      UnsignedKeys<uint8_t>(labels, size, keys);
+      return true;
+    case DType::kInt8:
+      SignedKeys<int8_t>(labels, size, keys);
+      return true;
+    case DType::kInt16:
+      SignedKeys<int16_t>(labels, size, keys);
+      return true;
+    case DType::kUInt16:
+      UnsignedKeys<uint16_t>(labels, size, keys);
+      return true;
+    case DType::kInt32:
+      SignedKeys<int32_t>(labels, size, keys);
+      return true;
+    case DType::kUInt32:
+      UnsignedKeys<uint32_t>(labels, size, keys);
+      return true;
+    case DType::kInt64:
+      SignedKeys<int64_t>(labels, size, keys);
+      return true;
+    case DType::kUInt64:
+      UnsignedKeys<uint64_t>(labels, size, keys);
+      return true;
+    case DType::kFloat16:
+      FloatKeys<uint16_t>(labels, size, 0x7c00, keys);
+      return true;
+    case DType::kBFloat16:
+      FloatKeys<uint16_t>(labels, size, 0x7f80, keys);
+      return true;
+    case DType::kFloat32:
+      FloatKeys<uint32_t>(labels, size, 0x7f800000u, keys);
+      return true;
+    case DType::kFloat64:
+      FloatKeys<uint64_t>(labels, size, 0x7ff0000000000000u, keys);
+      return true;
+  }
+  return false;
+}
+
+uint32_t* SortByKeys(const uint64_t* keys, int64_t size, uint32_t* order, uint32_t* spare) {
+  uint64_t differing = 0;
+  for (int64_t k = 1; k < size; ++k) differing |= keys[order[k]] ^ keys[order[0]];
+  if (differing == 0) return order;
+  const int lowest = __builtin_ctzll(differing);
+  const int num_bits = 64 - __builtin_clzll(differing) - lowest;
+  const int num_passes = (num_bits + kDigitBits - 1) / kDigitBits;
+  const int digit_bits = (num_bits + num_passes - 1) / num_passes;
+  const uint64_t mask = (uint64_t{1} << digit_bits) - 1;
+  for (int pass = 0; pass < num_passes; ++pass) {
+    const int shift = lowest + pass * digit_bits;
+    if (shift > 63) break;
+    uint32_t places[1 << kDigitBits];
+    std::memset(places, 0, sizeof(uint32_t) << digit_bits);
+    for (int64_t k = 0; k < size; ++k) ++places[(keys[order[k]] >> shift) & mask];
+    uint32_t begin = 0;
+    for (uint64_t digit = 0; digit <= mask; ++digit) {
+      const uint32_t count = places[digit];
+      places[digit] = begin;
+      begin += count;
+    }
+    for (int64_t k = 0; k < size; ++k) spare[places[(keys[order[k]] >> shift) & mask]++] = order[k];
+    uint32_t* const sorted = spare;
+    spare = order;
+    order = sorted;
+  }
+  return order;
+}
+
+}  // namespace fastneg::cpu
