@@ -173,8 +173,8 @@ struct PairwiseLogisticArgs {
   Executor executor;
 };
 
-// Bytes of workspace that PairwiseLogistic needs: some 140 for each row, and 1.2 MB. The pointers are only compared with
-// null. Returns 0 for sizes that PairwiseLogistic refuses.
+// Bytes of workspace that PairwiseLogistic needs: some 140 for each row, and 1.2 MB. The pointers are only compared
+// with null. Returns 0 for sizes that PairwiseLogistic refuses.
 size_t PairwiseLogisticWorkspaceBytes(const PairwiseLogisticArgs& args);
 
 Status PairwiseLogistic(const PairwiseLogisticArgs& args);

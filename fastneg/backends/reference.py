@@ -2,10 +2,18 @@
 
 from typing import Any
 
+from fastneg.reference.pairwise_logistic import pairwise_logistic
 from fastneg.reference.rolled_softmax import rolled_softmax
 from fastneg.reference.shuffled_cosine import random_permutations, shuffled_cosine
 
-__all__ = ["describe", "load", "random_permutations", "rolled_softmax", "shuffled_cosine"]
+__all__ = [
+    "describe",
+    "load",
+    "pairwise_logistic",
+    "random_permutations",
+    "rolled_softmax",
+    "shuffled_cosine",
+]
 
 
 def load() -> None:

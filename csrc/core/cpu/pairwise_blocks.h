@@ -1,5 +1,5 @@
-// A block of the pairwise loss by power series (pairwise_series.h): moments of its rows, from moments to polynomials, and
-// the polynomials' values at the rows.
+// A block of the pairwise loss by power series (pairwise_series.h): moments of its rows, from moments to polynomials,
+// and the polynomials' values at the rows.
 #ifndef FASTNEG_CORE_CPU_PAIRWISE_BLOCKS_H_
 #define FASTNEG_CORE_CPU_PAIRWISE_BLOCKS_H_
 

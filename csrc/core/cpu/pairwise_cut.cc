@@ -4,6 +4,8 @@
 #include <cmath>
 #include <utility>
 
+#include "core/cpu/sizes.h"
+
 namespace fastneg::cpu {
 namespace {
 
@@ -14,11 +16,9 @@ constexpr int64_t kEvaluateRows = 1024;
 constexpr double kFarthestBox = 1e9;  // Beyond it float64 has few digits left for places in boxes.
 
 // Measured, in nanoseconds of one thread with AVX-512; other instruction sets keep the proportions.
-constexpr double kPairCost = 4.0;       // Of a pair in a block that is direct: it is computed twice.
-constexpr double kRowCost = 18.0;       // Of a row's moments and polynomial.
-constexpr double kBoxPairCost = 25.0;   // Of a translation.
-
-int64_t CeilDiv(int64_t x, int64_t y) { return (x + y - 1) / y; }
+constexpr double kPairCost = 4.0;      // Of a pair in a block that is direct: it is computed twice.
+constexpr double kRowCost = 18.0;      // Of a row's moments and polynomial.
+constexpr double kBoxPairCost = 25.0;  // Of a translation.
 
 }  // namespace
 

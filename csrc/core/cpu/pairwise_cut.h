@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "core/cpu/kernel_table.h"
 #include "core/cpu/pairwise_plan.h"
 #include "core/cpu/workspace.h"
 

@@ -1,6 +1,7 @@
 // The pairwise loss's kernels of one instruction set. Compiled once for each.
 #include "core/cpu/convert.h"
 #include "core/cpu/flush_denormals.h"
+#include "core/cpu/kernel_table.h"
 #include "core/cpu/pairwise_blocks.h"
 #include "core/cpu/pairwise_pairs.h"
 #include "core/cpu/pairwise_plan.h"
@@ -26,8 +27,7 @@ void GatherPositions(const PairwisePlan& plan, RowRange rows) {
 template <typename T>
 void GatherWeights(const PairwisePlan& plan, RowRange rows) {
   const T* weights = static_cast<const T*>(plan.weights);
-  for (int64_t k = rows.begin; k < rows.end; ++k)
-    plan.sorted_weights[k] = static_cast<double>(weights[plan.order[k]]);
+  for (int64_t k = rows.begin; k < rows.end; ++k) plan.sorted_weights[k] = static_cast<double>(weights[plan.order[k]]);
 }
 
 void PairwiseGather(const PairwisePlan& plan, RowRange rows) {
@@ -107,9 +107,12 @@ void PairwiseFinish(void* context, int64_t index) {
 
 extern const PairwiseKernels kPairwiseKernels;
 const PairwiseKernels kPairwiseKernels = {
-    PairwiseGather,   PairwiseExtent,
-    PairwiseMoments,  PairwiseTranslate,
-    PairwiseEvaluate, {PairwiseLeaves<float>, PairwiseLeaves<double>},
+    PairwiseGather,
+    PairwiseExtent,
+    PairwiseMoments,
+    PairwiseTranslate,
+    PairwiseEvaluate,
+    {PairwiseLeaves<float>, PairwiseLeaves<double>},
     {PairwiseFinish<float>, PairwiseFinish<double>},
 };
 

@@ -7,6 +7,8 @@
 #include "core/cpu/pairwise_cut.h"
 #include "core/cpu/pairwise_order.h"
 #include "core/cpu/pairwise_plan.h"
+#include "core/cpu/phases.h"
+#include "core/cpu/sizes.h"
 #include "core/cpu/workspace.h"
 
 namespace fastneg {
@@ -16,21 +18,13 @@ using cpu::PairwiseKernels;
 using cpu::PairwisePlan;
 using cpu::RowRange;
 
-int64_t CeilDiv(int64_t x, int64_t y) { return (x + y - 1) / y; }
-
-bool WantsSlopes(const PairwiseLogisticArgs& args) { return args.grad_logits != nullptr || args.grad_scalars != nullptr; }
+bool WantsSlopes(const PairwiseLogisticArgs& args) {
+  return args.grad_logits != nullptr || args.grad_scalars != nullptr;
+}
 
 Status CheckSizes(const PairwiseLogisticArgs& args) {
   if (args.batch_size < 0 || args.batch_size > INT32_MAX) return Status::kInvalidSize;
-  switch (args.dtype) {
-    case DType::kFloat16:
-    case DType::kBFloat16:
-    case DType::kFloat32:
-    case DType::kFloat64:
-      return Status::kOk;
-    default:
-      return Status::kUnsupportedDType;
-  }
+  return cpu::IsEmbeddingType(args.dtype) ? Status::kOk : Status::kUnsupportedDType;
 }
 
 // The plan, and the arrays that its rows are sorted in, cut from the workspace.
@@ -56,15 +50,14 @@ struct Arrays {
       plan.slope_above = take();
       plan.slope_below = take();
     }
-    const int64_t num_sums = 3 * CeilDiv(args.batch_size, cpu::kFinishRows);
+    const int64_t num_sums = 3 * cpu::CeilDiv(args.batch_size, cpu::kFinishRows);
     plan.finish_sums = static_cast<double*>(workspace->Take(num_sums, 1, sizeof(double)));
   }
 };
 
 // Rows that have a label, sorted by session and label, then the others. Returns the number of the former.
 int64_t SortRows(const PairwiseLogisticArgs& args, Arrays* arrays) {
-  const bool has_nan = args.label_dtype == DType::kFloat16 || args.label_dtype == DType::kBFloat16 ||
-                       args.label_dtype == DType::kFloat32 || args.label_dtype == DType::kFloat64;
+  const bool has_nan = cpu::IsEmbeddingType(args.label_dtype);  // Else kNoLabel may be a label.
   int64_t num_rows = 0, num_left = args.batch_size;
   for (int64_t i = args.batch_size - 1; i >= 0; --i) {
     if (has_nan && arrays->keys[i] == cpu::kNoLabel) arrays->order[--num_left] = static_cast<uint32_t>(i);
@@ -89,7 +82,8 @@ int64_t SortRows(const PairwiseLogisticArgs& args, Arrays* arrays) {
 }
 
 // Finds levels and sessions in the sorted rows, and the number of pairs that have a weight.
-double FindSessions(const PairwiseLogisticArgs& args, const PairwiseKernels& kernels, int64_t num_rows, Arrays* arrays) {
+double FindSessions(const PairwiseLogisticArgs& args, const PairwiseKernels& kernels, int64_t num_rows,
+                    Arrays* arrays) {
   PairwisePlan& plan = arrays->plan;
   const auto size = static_cast<uint32_t>(num_rows);
   double num_pairs = 0;
@@ -123,13 +117,6 @@ double FindSessions(const PairwiseLogisticArgs& args, const PairwiseKernels& ker
   return num_pairs;
 }
 
-void RunPhases(const Executor& executor, const Phase* phases, int num_phases, void* context) {
-  if (executor.run != nullptr) return executor.run(executor.self, phases, num_phases, context);
-  for (int p = 0; p < num_phases; ++p) {
-    for (int64_t i = 0; i < phases[p].num_tasks; ++i) phases[p].task(context, i);
-  }
-}
-
 template <typename T>
 void SetZero(void* values, int64_t size) {
   if (values != nullptr) std::fill_n(static_cast<T*>(values), size, T(0));
@@ -146,7 +133,7 @@ void SetAllZero(const PairwiseLogisticArgs& args) {
 template <typename T>
 void StoreSums(const PairwiseLogisticArgs& args, const PairwisePlan& plan) {
   double sums[3] = {};
-  for (int64_t task = 0; task < CeilDiv(args.batch_size, cpu::kFinishRows); ++task) {
+  for (int64_t task = 0; task < cpu::CeilDiv(args.batch_size, cpu::kFinishRows); ++task) {
     for (int s = 0; s < 3; ++s) sums[s] += plan.finish_sums[3 * task + s];
   }
   *static_cast<T*>(args.loss) = static_cast<T>(sums[0]);
@@ -170,8 +157,9 @@ int WorthwhileThreads(const PairwiseLogisticArgs& args, int num_threads) {
 }
 
 Status PairwiseLogistic(const PairwiseLogisticArgs& args) {
-  const PairwiseKernels* kernels = cpu::ActivePairwiseKernels();
-  if (kernels == nullptr) return Status::kIsaUnavailable;
+  const cpu::KernelTable* table = cpu::ActiveKernels();
+  if (table == nullptr) return Status::kIsaUnavailable;
+  const PairwiseKernels* kernels = table->pairwise;
   if (const Status status = CheckSizes(args); status != Status::kOk) return status;
   if (args.temperature == 0) return Status::kZeroTemperature;
   if (args.loss == nullptr) return Status::kNullPointer;
@@ -216,13 +204,13 @@ Status PairwiseLogistic(const PairwiseLogisticArgs& args) {
     const Phase phases[] = {{arrays.cut.num_moment_tasks(), kernels->moments},
                             {2 * arrays.cut.num_blocks(), kernels->translate},
                             {arrays.cut.num_evaluate_tasks(), kernels->evaluate}};
-    RunPhases(args.executor, phases, 3, &plan);
+    cpu::RunPhases(args.executor, phases, 3, &plan);
   }
   plan.leaves = arrays.cut.leaves();
   plan.num_leaves = arrays.cut.num_leaves();
-  const Phase phases[] = {{CeilDiv(plan.num_leaves, cpu::kLeavesPerTask), kernels->leaves[is_double]},
-                          {CeilDiv(args.batch_size, cpu::kFinishRows), kernels->finish[is_double]}};
-  RunPhases(args.executor, phases, 2, &plan);
+  const Phase phases[] = {{cpu::CeilDiv(plan.num_leaves, cpu::kLeavesPerTask), kernels->leaves[is_double]},
+                          {cpu::CeilDiv(args.batch_size, cpu::kFinishRows), kernels->finish[is_double]}};
+  cpu::RunPhases(args.executor, phases, 2, &plan);
   is_double ? StoreSums<double>(args, plan) : StoreSums<float>(args, plan);
   return Status::kOk;
 }

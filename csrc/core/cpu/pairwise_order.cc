@@ -30,7 +30,9 @@ void FloatKeys(const void* labels, int64_t size, Bits infinity, uint64_t* keys) 
   for (int64_t i = 0; i < size; ++i) {
     const Bits magnitude = values[i] & static_cast<Bits>(~kSignBit);
     const bool negative = (values[i] & kSignBit) != 0;
-    keys[i] = magnitude > infinity ? kNoLabel : negative ? uint64_t{kSignBit} - magnitude : uint64_t{kSignBit} + magnitude;
+    keys[i] = magnitude > infinity ? kNoLabel
+              : negative           ? uint64_t{kSignBit} - magnitude
+                                   : uint64_t{kSignBit} + magnitude;
   }
 }
 

@@ -1,9 +1,9 @@
 // What one call of the pairwise logistic loss works on. Plain data, the same for every instruction set.
 //
-// Rows are sorted by session, and in a session by label; here "row k" is the k-th of that order. Rows of one session and
-// label are a level. A range of whole levels is cut in two between levels, again and again: that makes blocks, in which
-// every row above the cut is paired with every row below it, and, from kLeafRows rows on, leaves, whose rows are paired
-// one by one. Every pair is in exactly one block or leaf. Blocks of one depth share no row.
+// Rows are sorted by session, and in a session by label; here "row k" is the k-th of that order. Rows of one session
+// and label are a level. A range of whole levels is cut in two between levels, again and again: that makes blocks, in
+// which every row above the cut is paired with every row below it, and, from kLeafRows rows on, leaves, whose rows are
+// paired one by one. Every pair is in exactly one block or leaf. Blocks of one depth share no row.
 #ifndef FASTNEG_CORE_CPU_PAIRWISE_PLAN_H_
 #define FASTNEG_CORE_CPU_PAIRWISE_PLAN_H_
 
@@ -35,8 +35,8 @@ struct PairwiseBlock {
   int64_t first_box[2] = {};
   int64_t num_boxes[2] = {};
   int64_t num_chunks[2] = {};
-  double* moments[2] = {};  // [num_chunks, num_boxes, kSeriesTerms]
-  double* slopes[2] = {};   // [num_boxes, kSeriesTerms] of sigmoid.
+  double* moments[2] = {};   // [num_chunks, num_boxes, kSeriesTerms]
+  double* slopes[2] = {};    // [num_boxes, kSeriesTerms] of sigmoid.
   double* values = nullptr;  // [num_boxes[kAbove], kSeriesTerms] of softplus.
 
   RowRange rows(Side side) const { return side == kAbove ? RowRange{middle, end} : RowRange{begin, middle}; }
@@ -82,21 +82,6 @@ struct PairwisePlan {
   void* grad_weights = nullptr;
   double* finish_sums = nullptr;  // By finish task: loss, d margin, d temperature.
 };
-
-// The kernels of one instruction set. Contexts are PairwisePlan pointers; [2]: for float and double.
-struct PairwiseKernels {
-  // Fills position and sorted_weights of one session's rows.
-  void (*gather)(const PairwisePlan& plan, RowRange rows);
-  // Smallest and largest position of some rows; false if one of them is NaN or infinite.
-  bool (*extent)(const PairwisePlan& plan, RowRange rows, double* low, double* high);
-  void (*moments)(void* plan, int64_t moment_task);
-  void (*translate)(void* plan, int64_t block_and_side);  // 2 * block + the side that gets its polynomials.
-  void (*evaluate)(void* plan, int64_t evaluate_task);
-  void (*leaves[2])(void* plan, int64_t task);
-  void (*finish[2])(void* plan, int64_t task);
-};
-
-const PairwiseKernels* ActivePairwiseKernels();  // TEMP
 
 }  // namespace fastneg::cpu
 

@@ -28,8 +28,7 @@ struct Interpolation {
     powers[0][0] = 1;
     powers[1][1] = 1;
     for (int k = 2; k < kSeriesTerms; ++k) {
-      for (int n = 0; n < kSeriesTerms; ++n)
-        powers[k][n] = (n > 0 ? 2 * powers[k - 1][n - 1] : 0.0) - powers[k - 2][n];
+      for (int n = 0; n < kSeriesTerms; ++n) powers[k][n] = (n > 0 ? 2 * powers[k - 1][n - 1] : 0.0) - powers[k - 2][n];
     }
   }
 
