@@ -145,7 +145,8 @@ def _compute(arguments: Mapping[str, Any], with_grad: bool) -> Result:
         return Result(np.asarray(loss, dtype), none, none, none)
     above = np.where(counted, sorted_weights * above, 0.0) / num_pairs
     grads = (below / num_pairs - above) / temperature
-    grad_temperature = -np.sum(np.where(grads != 0, grads * position, 0.0))
+    moved = grads != 0  # A row in no pair has no gradient, whatever its logit is.
+    grad_temperature = -np.sum(grads[moved] * position[moved])
     grad_logits[rows.order] = grads
     grad_weights[rows.order] = value / num_pairs
     grad_scalars = np.array([np.sum(above), grad_temperature], dtype)
