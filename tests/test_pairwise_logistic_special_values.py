@@ -173,10 +173,14 @@ def test_tiny_losses_keep_their_digits(backend: str, size: int, distance: float)
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_one_outlier_does_not_spoil_the_others(backend: str, size: int) -> None:
-    """Its box would be far away from all others."""
+@pytest.mark.parametrize("outlier", [-3e8, -1e4, 1e4, 1e9, 1e30, -1e30])
+@pytest.mark.parametrize("rows", [[0], [1], [2], [0, 3, 6], [0, 1]], ids=str)
+def test_outliers_do_not_spoil_the_others(
+    backend: str, rows: list[int], outlier: float, size: int
+) -> None:
+    """Their boxes would be far away from all others."""
     problem = _problem(size)
-    problem.logits[1] = -3e8
+    problem.logits[rows] = outlier
     result, truth = problems.run(LOSS, problem), problems.truth(problem)
     np.testing.assert_allclose(result.loss, truth.loss, rtol=1e-5)
     np.testing.assert_allclose(result.grad_logits, truth.grad_logits, 1e-4, 1e-5 / size)

@@ -65,24 +65,35 @@ class BoxGrid {
   FASTNEG_INLINE BoxGrid(const PairwisePlan& plan, const PairwiseBlock& block, Side side)
       : position_(plan.position),
         shift_(side == kAbove ? plan.margin : 0.0),
+        width_(plan.series->box_width),
+        per_width_(1 / width_),
         first_(static_cast<double>(block.first_box[side])),
-        last_(block.num_boxes[side] - 1) {}
+        last_(static_cast<double>(block.num_boxes[side] - 1)) {}
 
-  // The box of row k, and the row's place relative to the box's centre. A row that rounding puts next to its box is
-  // taken at the nearest box, which is as good.
+  // The box of row k, and the row's place relative to the box's centre.
   FASTNEG_INLINE int64_t Find(int64_t k, double* place) const {
     const double position = position_[k] - shift_;
-    const int64_t found = static_cast<int64_t>(position * (1 / kBoxWidth) - first_);
-    const int64_t box = found < 0 ? 0 : found > last_ ? last_ : found;
-    *place = position - (static_cast<double>(box) + first_ + 0.5) * kBoxWidth;
+    const double found = position * per_width_ - first_;
+    const auto box = static_cast<int64_t>(found < 0 ? 0.0 : found > last_ ? last_ : found);
+    *place = position - (static_cast<double>(box) + first_ + 0.5) * width_;
     return box;
+  }
+
+  // The powers of a row's place. A row may be outside of its box: in an outermost box, which then counts for nothing or
+  // as the linear function that softplus is far away (PlaceBoxes), so that no more than the first power matters.
+  FASTNEG_INLINE Terms PowersOf(double place) const {
+    const bool inside = place < width_ && place > -width_;
+    Terms powers = Powers(inside ? place : 0.0);
+    if (__builtin_expect(!inside, 0)) powers.v[0][1] = place;
+    return powers;
   }
 
  private:
   const double* position_;
   double shift_;
+  double width_, per_width_;  // Powers of 2: no rounding.
   double first_;
-  int64_t last_;
+  double last_;
 };
 
 inline void PairwiseMoments(void* context, int64_t index) {
@@ -97,17 +108,69 @@ inline void PairwiseMoments(void* context, int64_t index) {
     double place;
     double* moments = task.moments + grid.Find(k, &place) * kSeriesTerms;
     Terms sum = LoadTerms(moments);
-    AddScaled(weights == nullptr ? 1.0 : weights[k], Powers(place), &sum);
+    AddScaled(weights == nullptr ? 1.0 : weights[k], grid.PowersOf(place), &sum);
     StoreTerms(moments, sum);
   }
 }
 
-// sum_r += moment * g_{q + r}
-FASTNEG_INLINE void AddSeries(const Series& series, const double* moments, Terms* sum) {
+// sums[f]_r += sum_q moments_q * g_{q + r} of the f-th function.
+template <int kFunctions>
+FASTNEG_INLINE void AddSeries(const Series* const* series, const double* moments, Terms* sums) {
+  Terms odd[kFunctions] = {};  // Two chains of additions for each sum take turns: one would wait for itself.
 #pragma GCC unroll 16
   for (int q = 0; q < kSeriesTerms; ++q) {
-    for (int c = 0; c < kTermVectors && q + c * kTermLanes < kSeriesTerms; ++c)
-      sum->v[c] += moments[q] * Load(series.coefficients + q + c * kTermLanes);
+    for (int f = 0; f < kFunctions; ++f) {
+      Terms& sum = q % 2 == 0 ? sums[f] : odd[f];
+      for (int c = 0; c < kTermVectors && q + c * kTermLanes < kSeriesTerms; ++c)
+        sum.v[c] += moments[q] * Load(series[f]->coefficients + q + c * kTermLanes);
+    }
+  }
+  for (int f = 0; f < kFunctions; ++f) AddScaled(1.0, odd[f], sums + f);
+}
+
+enum Functions { kValueOnly, kSlopeOnly, kBoth };
+
+// The polynomials of box `t` of one side from all moments of the other side.
+template <Functions kWanted>
+FASTNEG_INLINE void TranslateTo(const PairwisePlan& plan, const PairwiseBlock& block, Side target, int64_t t,
+                                const double* moments, const double* factors) {
+  constexpr int kCount = kWanted == kBoth ? 2 : 1;
+  constexpr int kSlope = kCount - 1;  // The place of the slope's polynomial, if there is one.
+  const PairwiseSeries& all = *plan.series;
+  const Side source = target == kAbove ? kBelow : kAbove;
+  Terms sums[kCount] = {};
+  double far_value = 0, far_count = 0;
+  for (int64_t s = 0; s < block.num_boxes[source]; ++s) {
+    const double* from = moments + s * kSeriesTerms;
+    if (IsZero(LoadTerms(from))) continue;
+    const int64_t below = block.first_box[kBelow] + (target == kAbove ? s : t);
+    const int64_t above = block.first_box[kAbove] + (target == kAbove ? t : s);
+    const int64_t distance = below - above;
+    if (distance < all.first_distance) continue;
+    if (distance > all.last_distance) {
+      far_value += all.box_width * static_cast<double>(distance) * from[0] + from[1];
+      far_count += from[0];
+      continue;
+    }
+    const int64_t entry = distance - all.first_distance;
+    const Series* series[kCount] = {all.softplus + entry};
+    if constexpr (kWanted != kValueOnly) series[kSlope] = all.sigmoid + entry;
+    AddSeries<kCount>(series, from, sums);
+  }
+  const Terms scale = LoadTerms(factors);
+  for (int f = 0; f < kCount; ++f) {
+    for (int c = 0; c < kTermVectors; ++c) sums[f].v[c] *= scale.v[c];
+  }
+  if constexpr (kWanted != kSlopeOnly) {
+    double* values = block.values + t * kSeriesTerms;
+    StoreTerms(values, sums[0]);
+    values[0] += far_value;
+    values[1] -= far_count;
+  }
+  if constexpr (kWanted != kValueOnly) {
+    double* slopes = block.slopes[target] + t * kSeriesTerms;
+    StoreTerms(slopes, sums[kSlope]);
+    slopes[0] += far_count;
   }
 }
 
@@ -134,41 +197,13 @@ inline void PairwiseTranslate(void* context, int64_t index) {
     moments[d] = sum * factors[source][d % kSeriesTerms];
   }
 
-  const bool want_values = target == kAbove;
   for (int64_t t = 0; t < num_targets; ++t) {
-    Terms value = {}, slope = {};
-    double far_value = 0, far_count = 0;
-    for (int64_t s = 0; s < num_sources; ++s) {
-      const double* from = moments + s * kSeriesTerms;
-      if (IsZero(LoadTerms(from))) continue;
-      const int64_t below = block.first_box[kBelow] + (target == kAbove ? s : t);
-      const int64_t above = block.first_box[kAbove] + (target == kAbove ? t : s);
-      const int64_t distance = below - above;
-      if (distance < kFirstDistance) continue;
-      if (distance > kLastDistance) {
-        far_value += kBoxWidth * static_cast<double>(distance) * from[0] + from[1];
-        far_count += from[0];
-        continue;
-      }
-      const int64_t entry = distance - kFirstDistance;
-      if (want_values) AddSeries(plan.series->softplus[entry], from, &value);
-      if (plan.want_slopes) AddSeries(plan.series->sigmoid[entry], from, &slope);
-    }
-    const Terms scale = LoadTerms(factors[target]);
-    for (int c = 0; c < kTermVectors; ++c) {
-      value.v[c] *= scale.v[c];
-      slope.v[c] *= scale.v[c];
-    }
-    if (want_values) {
-      double* values = block.values + t * kSeriesTerms;
-      StoreTerms(values, value);
-      values[0] += far_value;
-      values[1] -= far_count;
-    }
-    if (plan.want_slopes) {
-      double* slopes = block.slopes[target] + t * kSeriesTerms;
-      StoreTerms(slopes, slope);
-      slopes[0] += far_count;
+    if (target == kBelow) {
+      TranslateTo<kSlopeOnly>(plan, block, target, t, moments, factors[target]);
+    } else if (plan.want_slopes) {
+      TranslateTo<kBoth>(plan, block, target, t, moments, factors[target]);
+    } else {
+      TranslateTo<kValueOnly>(plan, block, target, t, moments, factors[target]);
     }
   }
 }
@@ -184,7 +219,7 @@ FASTNEG_INLINE void EvaluateRows(const BoxGrid& grid, RowRange rows, const doubl
     for (int l = 0; l < kTermLanes; ++l) {
       double place;
       const int64_t box = grid.Find(k + (l < count ? l : 0), &place) * kSeriesTerms;
-      const Terms powers = Powers(place);
+      const Terms powers = grid.PowersOf(place);
       first[l] = LanewiseDot(powers, LoadTerms(first_terms + box));
       if constexpr (kTwo) second[l] = LanewiseDot(powers, LoadTerms(second_terms + box));
     }

@@ -86,24 +86,36 @@ bool PairwiseCut::NextDepth(const PairwiseKernels& kernels, PairwisePlan* plan) 
 
 // False if the rows are to be paired one by one: because a position is not finite, there is no room, or it is cheaper.
 bool PairwiseCut::PlaceBoxes(const PairwiseKernels& kernels, const PairwisePlan& plan, PairwiseBlock* block) {
-  double counts[2];
+  const double width = plan.series->box_width;
+  double counts[2], firsts[2], lasts[2];
   for (const Side side : {kBelow, kAbove}) {
     const RowRange rows = block->rows(side);
     double low, high;
     if (!kernels.extent(plan, rows, &low, &high)) return false;
     const double shift = side == kAbove ? plan.margin : 0.0;
-    const double first = std::floor((low - shift) / kBoxWidth), last = std::floor((high - shift) / kBoxWidth);
+    firsts[side] = std::floor((low - shift) / width);
+    lasts[side] = std::floor((high - shift) / width);
+    counts[side] = rows.end - rows.begin;
+    block->num_chunks[side] = std::min(CeilDiv(static_cast<int64_t>(counts[side]), kChunkRows), kMaxChunks);
+  }
+  // A row that is farther from all rows of the other side than any series reaches may be in any box that is as well:
+  // a single outlier does not ask for boxes all the way to it.
+  const auto nearest = static_cast<double>(plan.series->first_distance - 1);
+  const auto farthest = static_cast<double>(plan.series->last_distance + 1);
+  const double reach[2][2] = {{firsts[kAbove] + nearest, lasts[kAbove] + farthest},
+                              {firsts[kBelow] - farthest, lasts[kBelow] - nearest}};
+  for (const Side side : {kBelow, kAbove}) {
+    const double first = std::min(std::max(firsts[side], reach[side][0]), lasts[side]);
+    const double last = std::max(std::min(lasts[side], reach[side][1]), first);
     if (!(first > -kFarthestBox && last < kFarthestBox)) return false;
     block->first_box[side] = static_cast<int64_t>(first);
     block->num_boxes[side] = static_cast<int64_t>(last - first) + 1;
-    counts[side] = rows.end - rows.begin;
-    block->num_chunks[side] = std::min(CeilDiv(static_cast<int64_t>(counts[side]), kChunkRows), kMaxChunks);
   }
   if (!plan.want_slopes) block->num_chunks[kAbove] = 0;
 
   const double pairs = counts[kBelow] * counts[kAbove];
   const double box_pairs = static_cast<double>(block->num_boxes[kAbove]) *
-                           static_cast<double>(std::min<int64_t>(block->num_boxes[kBelow], kNumDistances));
+                           static_cast<double>(std::min(block->num_boxes[kBelow], plan.series->num_distances()));
   if (pairs * kPairCost < (counts[kBelow] + counts[kAbove]) * kRowCost + box_pairs * kBoxPairCost) return false;
 
   int64_t num_numbers = num_numbers_;

@@ -9,17 +9,17 @@
 namespace fastneg::cpu::FASTNEG_ISA_NAMESPACE {
 namespace {
 
-// Positions are relative to the session's first finite logit, so that a large number that all logits have in common
-// costs no digits.
+// Positions are relative to that finite logit of the session that is closest to 0: neither a large number that all
+// logits have in common nor an outlier costs digits.
 template <typename Storage>
 void GatherPositions(const PairwisePlan& plan, RowRange rows) {
   const Storage* logits = static_cast<const Storage*>(plan.logits);
-  double origin = 0;
+  double origin = __builtin_huge_val();
   for (int64_t k = rows.begin; k < rows.end; ++k) {
-    origin = static_cast<double>(Widen(logits[plan.order[k]]));
-    if (origin - origin == 0) break;
-    origin = 0;
+    const double logit = static_cast<double>(Widen(logits[plan.order[k]]));
+    origin = __builtin_fabs(logit) < __builtin_fabs(origin) ? logit : origin;
   }
+  if (origin - origin != 0) origin = 0;  // None is finite.
   for (int64_t k = rows.begin; k < rows.end; ++k)
     plan.position[k] = (static_cast<double>(Widen(logits[plan.order[k]])) - origin) / plan.temperature;
 }

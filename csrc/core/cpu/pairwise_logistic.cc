@@ -183,7 +183,7 @@ Status PairwiseLogistic(const PairwiseLogisticArgs& args) {
   plan.margin = args.margin;
   plan.temperature = args.temperature;
   plan.want_slopes = WantsSlopes(args);
-  plan.series = &cpu::GetPairwiseSeries();
+  plan.series = &cpu::GetPairwiseSeries(is_double);
   plan.level_begin = arrays.level_begin;
   plan.grad_logits = args.grad_logits;
   plan.grad_weights = args.weights == nullptr ? nullptr : args.grad_weights;

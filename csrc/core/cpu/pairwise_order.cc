@@ -5,7 +5,7 @@
 namespace fastneg::cpu {
 namespace {
 
-constexpr int kDigitBits = 11;
+constexpr int kMinDigitBits = 6, kMaxDigitBits = 12;
 constexpr uint64_t kSign = uint64_t{1} << 63;
 
 template <typename T>
@@ -33,6 +33,19 @@ void FloatKeys(const void* labels, int64_t size, Bits infinity, uint64_t* keys) 
     keys[i] = magnitude > infinity ? kNoLabel
               : negative           ? uint64_t{kSignBit} - magnitude
                                    : uint64_t{kSignBit} + magnitude;
+  }
+}
+
+// Of keys that take two values only, `low` and a higher one. Without a branch on the key, which may be random.
+void SplitByKey(const uint64_t* keys, uint64_t low, int64_t size, const uint32_t* order, uint32_t* sorted) {
+  int64_t num_low = 0;
+  for (int64_t k = 0; k < size; ++k) num_low += keys[order[k]] == low;
+  int64_t next_low = 0, next_high = num_low;
+  for (int64_t k = 0; k < size; ++k) {
+    const bool is_low = keys[order[k]] == low;
+    sorted[is_low ? next_low : next_high] = order[k];
+    next_low += is_low;
+    next_high += !is_low;
   }
 }
 
@@ -86,18 +99,34 @@ bool LabelKeys(const void* labels, DType dtype, int64_t size, uint64_t* keys) {
 }
 
 uint32_t* SortByKeys(const uint64_t* keys, int64_t size, uint32_t* order, uint32_t* spare) {
+  if (size < 2) return order;
+  const uint64_t first = keys[order[0]];
   uint64_t differing = 0;
-  for (int64_t k = 1; k < size; ++k) differing |= keys[order[k]] ^ keys[order[0]];
+  for (int64_t k = 1; k < size; ++k) differing |= keys[order[k]] ^ first;
   if (differing == 0) return order;
+  bool two_values = true;
+  for (int64_t k = 1; k < size && two_values; ++k) {
+    const uint64_t difference = keys[order[k]] ^ first;
+    two_values = difference == 0 || difference == differing;
+  }
+  if (two_values) {
+    SplitByKey(keys, first < (first ^ differing) ? first : first ^ differing, size, order, spare);
+    return spare;
+  }
+
   const int lowest = __builtin_ctzll(differing);
   const int num_bits = 64 - __builtin_clzll(differing) - lowest;
-  const int num_passes = (num_bits + kDigitBits - 1) / kDigitBits;
+  // As many buckets as rows, so that counting and clearing them is no work of its own.
+  const int size_bits = 64 - __builtin_clzll(static_cast<uint64_t>(size));
+  const int most_bits = size_bits < kMinDigitBits   ? kMinDigitBits
+                        : size_bits > kMaxDigitBits ? kMaxDigitBits
+                                                    : size_bits;
+  const int num_passes = (num_bits + most_bits - 1) / most_bits;
   const int digit_bits = (num_bits + num_passes - 1) / num_passes;
   const uint64_t mask = (uint64_t{1} << digit_bits) - 1;
   for (int pass = 0; pass < num_passes; ++pass) {
     const int shift = lowest + pass * digit_bits;
-    if (shift > 63) break;
-    uint32_t places[1 << kDigitBits];
+    uint32_t places[1 << kMaxDigitBits];
     std::memset(places, 0, sizeof(uint32_t) << digit_bits);
     for (int64_t k = 0; k < size; ++k) ++places[(keys[order[k]] >> shift) & mask];
     uint32_t begin = 0;

@@ -13,7 +13,7 @@ constexpr uint64_t kNoLabel = UINT64_MAX;
 bool LabelKeys(const void* labels, DType dtype, int64_t size, uint64_t* keys);
 
 // Sorts `order` stably by keys[order[k]] and hands back the buffer, `order` or `spare`, that holds the result. The time
-// is that of one pass for every 11 bits between the highest and the lowest one in which keys differ: one pass for
+// is that of one pass for every 12 bits between the highest and the lowest one in which keys differ: one pass for
 // binary or graded labels.
 uint32_t* SortByKeys(const uint64_t* keys, int64_t size, uint32_t* order, uint32_t* spare);
 

@@ -16,14 +16,16 @@ struct Interpolation {
   double powers[kSeriesTerms][kSeriesTerms];   // [k][n]: coefficient of x^n in T_k
   double scales[kSeriesTerms];                 // n! / h^n
 
-  Interpolation() {
+  double width;
+
+  explicit Interpolation(double box_width) : width(box_width) {
     for (int k = 0; k < kSeriesTerms; ++k) {
       points[k] = std::cos((k + 0.5) * kPi / kSeriesTerms);
       for (int p = 0; p < kSeriesTerms; ++p) {
         cosines[k][p] = std::cos(k * (p + 0.5) * kPi / kSeriesTerms);
         powers[k][p] = 0;
       }
-      scales[k] = k == 0 ? 1.0 : scales[k - 1] * k / kBoxWidth;
+      scales[k] = k == 0 ? 1.0 : scales[k - 1] * k / width;
     }
     powers[0][0] = 1;
     powers[1][1] = 1;
@@ -37,7 +39,7 @@ struct Interpolation {
     double* g = series->coefficients;
     for (int n = 0; n < 2 * kSeriesTerms; ++n) g[n] = 0;
     double values[kSeriesTerms];
-    for (int p = 0; p < kSeriesTerms; ++p) values[p] = f(centre + kBoxWidth * points[p]);
+    for (int p = 0; p < kSeriesTerms; ++p) values[p] = f(centre + width * points[p]);
     for (int k = 0; k < kSeriesTerms; ++k) {
       double sum = 0;
       for (int p = 0; p < kSeriesTerms; ++p) sum += cosines[k][p] * values[p];
@@ -52,10 +54,13 @@ double SoftplusAt(double u) { return Softplus(u, std::log1p(std::exp(MinusMagnit
 double SigmoidAt(double u) { return Sigmoid(u, std::exp(MinusMagnitude(u))); }
 
 struct Table : PairwiseSeries {
-  Table() {
-    const Interpolation interpolation;
-    for (int d = 0; d < kNumDistances; ++d) {
-      const double centre = kBoxWidth * (d + kFirstDistance);
+  explicit Table(double width) {
+    box_width = width;
+    first_distance = static_cast<int64_t>(kLowestDistance / width);
+    last_distance = static_cast<int64_t>(kHighestDistance / width);
+    const Interpolation interpolation(width);
+    for (int64_t d = 0; d < num_distances(); ++d) {
+      const double centre = width * static_cast<double>(d + first_distance);
       interpolation.Fit(SoftplusAt, centre, softplus + d);
       interpolation.Fit(SigmoidAt, centre, sigmoid + d);
     }
@@ -66,9 +71,13 @@ struct Table : PairwiseSeries {
 
 }  // namespace
 
-const PairwiseSeries& GetPairwiseSeries() {
-  static const Table table;
-  return table;
+const PairwiseSeries& GetPairwiseSeries(bool is_double) {
+  if (is_double) {
+    static const Table narrow(0.5);
+    return narrow;
+  }
+  static const Table wide(1.0);
+  return wide;
 }
 
 }  // namespace fastneg::cpu

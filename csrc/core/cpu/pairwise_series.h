@@ -9,9 +9,10 @@
 // So a box needs 16 moments of its rows, two boxes one product of a 16 x 16 Hankel matrix, and a row one polynomial.
 //
 // The coefficients are those of the polynomial of degree 15 that agrees with f in the Chebyshev points of
-// [u0 - h, u0 + h]. f's nearest singularity is +-i pi: with h = 1/2 the polynomial's error falls by 12.6 with each
-// degree and ends at 1e-17 of f there, below the rounding of the sums. Measured: at most 4e-15 of f for every box
-// (tests/core).
+// [u0 - h, u0 + h]. f's nearest singularity is +-i pi, so that the polynomial's error falls with each degree by 12.6
+// for h = 1/2, which float64 results are computed with, and by 6.4 for h = 1, which leaves a quarter of the pairs of
+// boxes. Measured, relative to the sum: at most 5e-15 for h = 1/2, and 2e-12 for h = 1
+// (tests/core/pairwise_series_test.cc).
 #ifndef FASTNEG_CORE_CPU_PAIRWISE_SERIES_H_
 #define FASTNEG_CORE_CPU_PAIRWISE_SERIES_H_
 
@@ -20,13 +21,11 @@
 namespace fastneg::cpu {
 
 constexpr int kSeriesTerms = 16;
-constexpr double kBoxWidth = 0.5;
 
-// Distances of centres, in boxes, for which there is a series. Left of them f counts as 0 (it is below e^-87), right of
-// them softplus(u) is u and sigmoid(u) is 1, both to within e^-40.
-constexpr int kFirstDistance = -176;
-constexpr int kLastDistance = 80;
-constexpr int kNumDistances = kLastDistance - kFirstDistance + 1;
+// There are series for distances of centres from -88 to 40. Left of that f counts as 0 (it is below e^-87), right of it
+// softplus(u) is u and sigmoid(u) is 1, both to within e^-40.
+constexpr int kLowestDistance = -88;
+constexpr int kHighestDistance = 40;
 
 // g_0 .. g_15, then 16 zeros, so that every window of 16 can be read.
 struct Series {
@@ -34,13 +33,19 @@ struct Series {
 };
 
 struct PairwiseSeries {
-  Series softplus[kNumDistances];
-  Series sigmoid[kNumDistances];
+  static constexpr int kMaxDistances = 2 * (kHighestDistance - kLowestDistance) + 1;
+
+  double box_width;                       // h: 1/2 or 1.
+  int64_t first_distance, last_distance;  // In boxes.
+  Series softplus[kMaxDistances];         // By distance - first_distance.
+  Series sigmoid[kMaxDistances];
   double inverse_factorials[kSeriesTerms];
+
+  int64_t num_distances() const { return last_distance - first_distance + 1; }
 };
 
-// Computed once, by the first caller.
-const PairwiseSeries& GetPairwiseSeries();
+// The series for float64 results or for float32 ones. Computed once, by the first caller.
+const PairwiseSeries& GetPairwiseSeries(bool is_double);
 
 }  // namespace fastneg::cpu
 

@@ -154,15 +154,15 @@ def _compute(arguments: Mapping[str, Any], with_grad: bool) -> Result:
 
 
 def _positions(logits: Array, rows: _SortedRows, temperature: float) -> Array:
-    """Logits over the temperature, relative to the first finite one of the session.
+    """Logits over the temperature, relative to that of the session that is closest to 0.
 
-    A large number that all logits of a session have in common would cost digits.
+    Neither a large number that all logits have in common nor an outlier costs digits then.
     """
-    finite = np.flatnonzero(np.isfinite(logits))
-    first = np.full(rows.sessions.size - 1, -1)
-    # Of several assignments to one place the last one stays.
-    first[rows.session_of_row[finite[::-1]]] = finite[::-1]
-    origins = np.where(first < 0, 0.0, logits[first])
+    starts = rows.sessions[:-1]
+    smallest = np.minimum.reduceat(np.where(logits >= 0, logits, np.inf), starts)
+    largest = np.maximum.reduceat(np.where(logits < 0, logits, -np.inf), starts)
+    origins = np.where(smallest <= -largest, smallest, largest)
+    origins = np.where(np.isfinite(origins), origins, 0.0)
     with np.errstate(all="ignore"):
         positions: Array = (logits - origins[rows.session_of_row]) / temperature
     return positions

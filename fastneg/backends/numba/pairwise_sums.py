@@ -81,24 +81,39 @@ def _meet_rows(position, weights, margin, rows, others, value, above, below, wit
 
 @njit(nogil=True, error_model="numpy")
 def _extent(position, rows, shift):
-    """First and last box of some rows, and whether every row is in a box."""
+    """First and last box of some rows, as floats; NaN unless all are finite."""
     low, high = math.inf, -math.inf
     for k in range(rows[0], rows[1]):
-        place = (position[k] - shift) / BOX_WIDTH
-        if not abs(place) < _FARTHEST_BOX:
-            return 0, 0, False
+        place = position[k] - shift
+        if not abs(place) < math.inf:
+            return math.nan, math.nan
         low, high = min(low, place), max(high, place)
-    return math.floor(low), math.floor(high), True
+    return np.floor(low / BOX_WIDTH), np.floor(high / BOX_WIDTH)
+
+
+@njit(nogil=True, error_model="numpy")
+def _window(first, last, reach_first, reach_last):
+    """The boxes to use: rows beyond the reach of all series may be in any box that is as well."""
+    first = min(max(first, reach_first), last)
+    return first, max(min(last, reach_last), first)
+
+
+@njit(nogil=True, error_model="numpy")
+def _find(position, first, count):
+    """The box of a row, and its place relative to the box's centre."""
+    found = min(max(position / BOX_WIDTH - first, 0.0), count - 1.0)
+    box = int(found)
+    return box, position - (box + first + 0.5) * BOX_WIDTH
 
 
 @njit(nogil=True, error_model="numpy")
 def _moments(position, weights, rows, shift, first, moments):
     for k in range(rows[0], rows[1]):
-        place = position[k] - shift
-        box = math.floor(place / BOX_WIDTH) - first
-        place -= (box + first + 0.5) * BOX_WIDTH
+        box, place = _find(position[k] - shift, first, moments.shape[0])
+        # Of a row outside of its box, an outermost one, only the first power matters.
+        terms = TERMS if abs(place) < BOX_WIDTH else 2
         power = weights[k]
-        for q in range(TERMS):
+        for q in range(terms):
             moments[box, q] += power
             power *= place
 
@@ -106,11 +121,10 @@ def _moments(position, weights, rows, shift, first, moments):
 @njit(nogil=True, error_model="numpy")
 def _evaluate(position, rows, shift, first, polynomials, sums):
     for k in range(rows[0], rows[1]):
-        place = position[k] - shift
-        box = math.floor(place / BOX_WIDTH) - first
-        place -= (box + first + 0.5) * BOX_WIDTH
+        box, place = _find(position[k] - shift, first, polynomials.shape[0])
+        terms = TERMS if abs(place) < BOX_WIDTH else 2
         total = 0.0
-        for q in range(TERMS - 1, -1, -1):
+        for q in range(terms - 1, -1, -1):
             total = total * place + polynomials[box, q]
         sums[k] += total
 
@@ -158,17 +172,28 @@ def _meet_block(
 ):
     """Rows [middle, end) above rows [begin, middle)."""
     lower, upper = (begin, middle), (middle, end)
-    first_below, last_below, placed = _extent(position, lower, 0.0)
-    first_above, last_above, also_placed = _extent(position, upper, margin)
-    num_below, num_above = last_below - first_below + 1, last_above - first_above + 1
+    lowest_below, highest_below = _extent(position, lower, 0.0)
+    lowest_above, highest_above = _extent(position, upper, margin)
+    nearest, farthest = FIRST_DISTANCE - 1, LAST_DISTANCE + 1
+    first, last = _window(
+        lowest_below, highest_below, lowest_above + nearest, highest_above + farthest
+    )
+    above_first, above_last = _window(
+        lowest_above, highest_above, lowest_below - farthest, highest_below - nearest
+    )
     rows = end - begin
-    direct = float(middle - begin) * float(end - middle) * _PAIR_COST
-    near = min(num_below, LAST_DISTANCE - FIRST_DISTANCE + 1)
-    by_series = rows * _ROW_COST + float(num_above) * near * _BOX_PAIR_COST
-    room = num_below + num_above <= 1024 + rows // 2
-    if not (placed and also_placed and room) or direct < by_series:
+    num_boxes = (last - first) + (above_last - above_first) + 2.0  # May be NaN.
+    placed = num_boxes <= 1024 + rows // 2
+    placed = placed and abs(first) < _FARTHEST_BOX and abs(above_first) < _FARTHEST_BOX
+    if placed:
+        near = min(last - first + 1.0, LAST_DISTANCE - FIRST_DISTANCE + 1.0)
+        by_series = rows * _ROW_COST + (above_last - above_first + 1.0) * near * _BOX_PAIR_COST
+        placed = float(middle - begin) * float(end - middle) * _PAIR_COST >= by_series
+    if not placed:
         _meet_rows(position, weights, margin, upper, lower, value, above, below, with_slopes)
         return
+    first_below, num_below = int(first), int(last - first) + 1
+    first_above, num_above = int(above_first), int(above_last - above_first) + 1
     from_below = np.zeros((num_below, TERMS))
     _moments(position, ones, lower, 0.0, first_below, from_below)
     _scale_terms(from_below, False)
