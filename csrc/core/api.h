@@ -148,8 +148,9 @@ Status RandomPermutations(const RandomPermutationsArgs& args);
 // over the pairs (i, j) with labels[i] > labels[j] and session_ids[i] = session_ids[j]. A label that is NaN makes no
 // pair. Without a pair the loss is 0. Buffers marked [compute] hold ComputeType(dtype); gradients are those of `loss`.
 //
-// Precision: each sum over pairs is formed in float64 from values with a relative error of at most 1e-13, or of 4e-7
-// where dtype is not float64 and the rows were few enough to be paired one by one; terms below e^-87 may count as 0.
+// Precision: softplus and sigmoid of each pair have a relative error of at most 1e-12 (3e-14 where dtype is float64),
+// or, in ranges of so few rows that they are paired one by one, of 4e-7 (1e-15); they are added up in float64. Values
+// below e^-87 may count as 0. No sum is formed as a difference of larger ones.
 struct PairwiseLogisticArgs {
   int64_t batch_size = 0;  // B, 0 <= B < 2^31.
 
@@ -173,7 +174,7 @@ struct PairwiseLogisticArgs {
   Executor executor;
 };
 
-// Bytes of workspace that PairwiseLogistic needs: some 140 for each row, and 1.2 MB. The pointers are only compared
+// Bytes of workspace that PairwiseLogistic needs: some 140 for each row, and 1.1 MB. The pointers are only compared
 // with null. Returns 0 for sizes that PairwiseLogistic refuses.
 size_t PairwiseLogisticWorkspaceBytes(const PairwiseLogisticArgs& args);
 

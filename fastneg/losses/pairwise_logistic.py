@@ -28,7 +28,7 @@ def pairwise_loss(
 
     A loss over no pair is 0. No pair is formed in memory, and the time is that of sorting and a few
     passes over the rows, whatever the number of pairs: sums over many pairs come from power series
-    that agree with the logistic function to 1e-12 (float64: 1e-14) of each pair's loss, and are
+    that agree with the logistic function to 1e-12 (float64: 3e-14) of each pair's loss, and are
     added up in float64. So the result is that of all pairs, not of a sample. Pairs whose loss is
     below 1e-37 count as 0.
 

@@ -11,7 +11,7 @@
 // The coefficients are those of the polynomial of degree 15 that agrees with f in the Chebyshev points of
 // [u0 - h, u0 + h]. f's nearest singularity is +-i pi, so that the polynomial's error falls with each degree by 12.6
 // for h = 1/2, which float64 results are computed with, and by 6.4 for h = 1, which leaves a quarter of the pairs of
-// boxes. Measured, relative to the sum: at most 5e-15 for h = 1/2, and 2e-12 for h = 1
+// boxes. Measured, relative to f: at most 1.1e-14 for h = 1/2, and 4.4e-13 for h = 1
 // (tests/core/pairwise_series_test.cc).
 #ifndef FASTNEG_CORE_CPU_PAIRWISE_SERIES_H_
 #define FASTNEG_CORE_CPU_PAIRWISE_SERIES_H_
