@@ -17,8 +17,8 @@ constexpr double kFarthestBox = 1e9;  // Beyond it float64 has few digits left f
 
 // Measured, in nanoseconds of one thread with AVX-512; other instruction sets keep the proportions.
 constexpr double kPairCost = 4.0;      // Of a pair in a block that is direct: it is computed twice.
-constexpr double kRowCost = 18.0;      // Of a row's moments and polynomial.
-constexpr double kBoxPairCost = 25.0;  // Of a translation.
+constexpr double kRowCost = 10.0;      // Of a row's moments and polynomial.
+constexpr double kBoxPairCost = 35.0;  // Of two boxes' translations.
 
 }  // namespace
 

@@ -27,8 +27,8 @@ LAST_DISTANCE = 80
 
 _LEAF_ROWS = 128
 _FARTHEST_BOX = 1e9
-# Measured, in nanoseconds: of a pair met one by one, of a row's moments and polynomial, and of two
-# boxes' translation.
+# Estimates, in nanoseconds: of a pair met one by one, of a row's moments and polynomial, and of two
+# boxes' translations.
 _PAIR_COST = 12.0
 _ROW_COST = 70.0
 _BOX_PAIR_COST = 400.0
