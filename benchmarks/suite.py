@@ -17,6 +17,8 @@ PUBLISHED = "published, graph"
 SUITES = (
     "rolled_softmax",
     "shuffled_cosine",
+    "sv_softmax",
+    "pairwise_logistic",
 )
 Kind = Literal["TensorFlow form", "peer", "fastneg", "overhead"]
 
@@ -102,7 +104,8 @@ class Suite:
         small: A workload small enough to warm up on, for measuring memory.
         make_inputs: The arrays of a workload.
         make_tensors: The inputs as arguments of a step; the first ones are differentiated.
-        fastneg_loss: The public function on a backend, of those arguments.
+        fastneg_loss: The public function on a backend, of those arguments; None: its memory is not
+            measured.
         num_differentiated: How many arguments are.
         contenders: Everything that is timed.
         compute_truth: Loss and gradients in float64.
@@ -119,7 +122,7 @@ class Suite:
     small: Any
     make_inputs: Callable[[Any], Any]
     make_tensors: Callable[[Any, Any], tuple[tf.Tensor, ...]]
-    fastneg_loss: Callable[[str], Callable[..., tf.Tensor]]
+    fastneg_loss: Callable[[str], Callable[..., tf.Tensor]] | None
     num_differentiated: int
     contenders: tuple[Contender, ...]
     compute_truth: Callable[[Any], Any]

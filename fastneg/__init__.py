@@ -17,6 +17,7 @@ __all__ = [
     "build_info",
     "layers",
     "negative_cosine_loss",
+    "pairwise_loss",
     "reference",
     "show_config",
     "softmax_loss_with_negative_mining",
@@ -38,6 +39,7 @@ else:
     from fastneg import reference
     from fastneg.backends import BackendUnavailableError, register_operations
     from fastneg.config import build_info, show_config, use_backend
+    from fastneg.losses.pairwise_logistic import pairwise_loss
     from fastneg.losses.rolled_softmax import softmax_loss_with_negative_mining
     from fastneg.losses.shuffled_cosine import negative_cosine_loss
     from fastneg.losses.sv_softmax import support_vector_guided_softmax_loss

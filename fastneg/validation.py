@@ -95,6 +95,16 @@ def scores(
     return positive, negatives
 
 
+def floating(name: str, value: Any) -> tf.Tensor:
+    """Checks a floating-point tensor; its shape is for `per_row`."""
+    value = to_tensor(name, value)
+    if value.dtype not in _FLOAT_DTYPES:
+        raise ValueError(
+            f"`{name}` must be float16, bfloat16, float32 or float64. Received: {value.dtype.name}."
+        )
+    return value
+
+
 def static_batch_size(*tensors: tf.Tensor | None) -> int | None:
     """Returns the first dimension of the first tensor that has it static."""
     for tensor in tensors:

@@ -3,6 +3,7 @@
 Independent of the package: nothing here is imported from it, and nothing in it from here.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -39,12 +40,13 @@ def rolled_softmax(
 ) -> Truth:
     """Row i's negatives are the rows i - shift."""
     batch_size = len(user_emb)
-    rows = (np.arange(batch_size)[:, None] - _exact(shifts)) % batch_size if batch_size else []
+    # Python integers do not overflow.
+    steps = np.array([int(shift) % max(batch_size, 1) for shift in np.ravel(shifts)])
     return _gathered_softmax(
         user_emb,
         item_emb,
         labels,
-        np.asarray(rows, np.int64),
+        lambda i: (i - steps) % batch_size,
         embed_normed=embed_normed,
         weights=weights,
         gamma=gamma,
@@ -70,7 +72,7 @@ def shuffled_cosine(
         query,
         doc,
         np.ones(len(query)),
-        np.asarray(permutations).T,
+        lambda i: np.asarray(permutations)[:, i],
         embed_normed=False,
         weights=1.0,
         gamma=scale / t,
@@ -85,7 +87,7 @@ def _gathered_softmax(
     user_emb: Any,
     item_emb: Any,
     labels: ArrayLike,
-    negatives: Any,
+    negatives: Callable[[int], Any],
     *,
     embed_normed: bool,
     weights: ArrayLike,
@@ -95,7 +97,7 @@ def _gathered_softmax(
     candidate_sampling_probability: Any,
     candidate_ids: Any,
 ) -> Truth:
-    """Row by row: cosines, logits, softmax, and back. `negatives` are item rows, [B, K]."""
+    """Row by row: cosines, logits, softmax, and back. `negatives` gives a row's item rows."""
     user_emb, item_emb = _float64(user_emb), _float64(item_emb)
     batch_size = len(user_emb)
     labels = np.reshape(_float64(labels), -1)
@@ -113,7 +115,7 @@ def _gathered_softmax(
     grad_users, grad_items = np.zeros_like(users), np.zeros_like(items)
     grad_weights = np.zeros(batch_size)
     for i in np.flatnonzero(counted) if num_rows else []:
-        others = negatives[i]
+        others = negatives(i)
         if candidate_ids is not None:
             others = others[np.asarray(candidate_ids)[others] != np.asarray(candidate_ids)[i]]
         candidates = np.concatenate([[i], others])
@@ -151,11 +153,6 @@ def _gathered_softmax(
         grad_users = _normalize_gradient(user_emb, grad_users)
         grad_items = _normalize_gradient(item_emb, grad_items)
     return Truth(loss, grad_users, grad_items, grad_weights, grad_gamma, grad_margin, grad_t)
-
-
-def _exact(shifts: ArrayLike) -> NDArray[np.object_]:
-    """Python integers, which do not overflow."""
-    return np.array([int(shift) for shift in np.ravel(shifts)], object)
 
 
 def _float64(values: Any) -> Array:

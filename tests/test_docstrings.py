@@ -13,6 +13,7 @@ from fastneg import config
     "documented",
     [
         fastneg.negative_cosine_loss,
+        fastneg.pairwise_loss,
         fastneg.softmax_loss_with_negative_mining,
         fastneg.support_vector_guided_softmax_loss,
         fastneg.use_backend,

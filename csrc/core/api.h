@@ -43,6 +43,7 @@ enum class Status : int32_t {
   kNotAPermutation,    // An entry of `permutations` is outside 0 .. B-1 or repeats one before it.
   kWorkspaceTooSmall,  // workspace_bytes is below what <Loss>WorkspaceBytes asks for.
   kIsaUnavailable,     // FASTNEG_ISA names an instruction set that this build or machine lacks.
+  kZeroTemperature,    // PairwiseLogistic's temperature is 0.
 };
 
 // One step of a parallel computation: `task(context, index)` for index 0 .. num_tasks - 1, in any order.
@@ -177,6 +178,48 @@ struct SvSoftmaxArgs {
 size_t SvSoftmaxWorkspaceBytes(const SvSoftmaxArgs& args);
 Status SvSoftmax(const SvSoftmaxArgs& args);
 int WorthwhileThreads(const SvSoftmaxArgs& args, int num_threads);
+
+// pairwise_loss: every row against every row of its session with a smaller label.
+//
+//   loss = sum_i w_i S_i / #{(i, j) : w_i != 0},  S_i = sum_j softplus(margin - (x_i - x_j) / temperature)
+//
+// over the pairs (i, j) with labels[i] > labels[j] and session_ids[i] = session_ids[j]. A label that is NaN makes no
+// pair. Without a pair the loss is 0. Buffers marked [compute] hold ComputeType(dtype); gradients are those of `loss`.
+//
+// Precision: softplus and sigmoid of each pair have a relative error of at most 1e-12 (3e-14 where dtype is float64),
+// or, in ranges of so few rows that they are paired one by one, of 4e-7 (1e-15); they are added up in float64. Values
+// below e^-87 may count as 0. No sum is formed as a difference of larger ones.
+struct PairwiseLogisticArgs {
+  int64_t batch_size = 0;  // B, 0 <= B < 2^31.
+
+  DType dtype = DType::kFloat32;  // Of logits: float16, bfloat16, float32 or float64.
+  const void* logits = nullptr;   // x, [B]
+  DType label_dtype = DType::kFloat32;
+  const void* labels = nullptr;          // [B], any type.
+  const int64_t* session_ids = nullptr;  // [B], in any order; null: one session.
+  const void* weights = nullptr;         // w, [B] [compute], or null for 1 everywhere.
+  double margin = 0.0;
+  double temperature = 1.0;  // Not 0.
+
+  void* loss = nullptr;  // [compute], one value. Required.
+  // Optional results: null means that nobody pays for them.
+  void* grad_logits = nullptr;   // [B] [compute]
+  void* grad_weights = nullptr;  // [B] [compute]: S_i / number of pairs; only with `weights`.
+  void* grad_scalars = nullptr;  // [2] [compute]: d loss / d margin, d temperature.
+
+  void* workspace = nullptr;  // Aligned to 64 bytes.
+  size_t workspace_bytes = 0;
+  Executor executor;
+};
+
+// Bytes of workspace that PairwiseLogistic needs: some 140 for each row, and 1.1 MB. The pointers are only compared
+// with null. Returns 0 for sizes that PairwiseLogistic refuses.
+size_t PairwiseLogisticWorkspaceBytes(const PairwiseLogisticArgs& args);
+
+Status PairwiseLogistic(const PairwiseLogisticArgs& args);
+
+// num_threads, or 1 where handing work to other threads would take longer than it saves.
+int WorthwhileThreads(const PairwiseLogisticArgs& args, int num_threads);
 
 // out[i] = dtype(scale * unit_grad[i]): turns gradients of a scalar loss for upstream 1 into those for
 // upstream `scale`. `unit_grad` is of ComputeType(dtype); `out` may be the same buffer when both types agree.

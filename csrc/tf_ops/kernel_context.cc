@@ -152,6 +152,8 @@ std::string CoreStatusText(Status status) {
       return "the workspace must be as large as asked for";
     case Status::kIsaUnavailable:
       return "the instruction set must be available";
+    case Status::kZeroTemperature:
+      return "the temperature must not be 0";
   }
   return "unknown status";
 }

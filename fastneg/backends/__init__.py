@@ -146,6 +146,37 @@ class RandomPermutations(Protocol):
     ) -> tf.Tensor: ...
 
 
+class PairwiseLogistic(Protocol):
+    """`pairwise_loss` as a backend computes it.
+
+    Args:
+        labels: [B] or [B, 1], any real dtype or bool. A row with label NaN is in no pair.
+        logits: [B] or [B, 1], float16, bfloat16, float32 or float64.
+        session_ids: [B] or [B, 1], int64, or None for one session.
+        weights: [B] or [B, 1] in the compute dtype, or None for 1 everywhere.
+        margin: A finite Python float, or a scalar tensor in the compute dtype, which is
+            differentiated.
+        temperature: As `margin`; a float is not 0.
+
+    Returns:
+        The scalar loss in the compute dtype.
+
+    Raises:
+        tf.errors.InvalidArgumentError: Run-time shapes disagree, or the temperature is 0.
+    """
+
+    def __call__(  # noqa: D102 - described by the class.
+        self,
+        labels: tf.Tensor,
+        logits: tf.Tensor,
+        *,
+        session_ids: tf.Tensor | None,
+        weights: tf.Tensor | None,
+        margin: float | tf.Tensor,
+        temperature: float | tf.Tensor,
+    ) -> tf.Tensor: ...
+
+
 class Backend(Protocol):
     """What a backend module offers."""
 
@@ -167,6 +198,11 @@ class Backend(Protocol):
     @property
     def random_permutations(self) -> RandomPermutations:
         """What `negative_cosine_loss` draws."""
+        ...
+
+    @property
+    def pairwise_logistic(self) -> PairwiseLogistic:
+        """`pairwise_loss`."""
         ...
 
     def load(self) -> None:

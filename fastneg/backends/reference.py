@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from fastneg.reference.pairwise_logistic import pairwise_logistic
 from fastneg.reference.rolled_softmax import rolled_softmax
 from fastneg.reference.shuffled_cosine import random_permutations, shuffled_cosine
 from fastneg.reference.sv_softmax import sv_softmax
@@ -9,6 +10,7 @@ from fastneg.reference.sv_softmax import sv_softmax
 __all__ = [
     "describe",
     "load",
+    "pairwise_logistic",
     "random_permutations",
     "rolled_softmax",
     "shuffled_cosine",

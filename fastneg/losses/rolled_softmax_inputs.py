@@ -44,7 +44,7 @@ def prepare(
     batch_size = validation.static_batch_size(user_emb, item_emb, labels)
     validation.per_row("labels", labels, batch_size, allow_column=True)
 
-    row_weights, loss_factor = validation.weights("weights", weights, labels, batch_size, dtype)
+    weights, loss_factor = validation.weights("weights", weights, labels, batch_size, dtype)
     gamma = validation.number_or_scalar("gamma", gamma, dtype)
     margin = validation.number_or_scalar("margin", margin, dtype)
     t = validation.number_or_scalar("t", t, dtype)
@@ -74,7 +74,7 @@ def prepare(
         item_emb,
         labels,
         shifts,
-        row_weights,
+        weights,
         loss_factor,
         gamma,
         margin,

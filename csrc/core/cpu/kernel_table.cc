@@ -7,13 +7,11 @@ extern const CommonKernels kCommonKernels;
 extern const GatheredKernels kRolledSoftmaxKernels;
 extern const GatheredKernels kShuffledCosineKernels;
 extern const SvSoftmaxKernels kSvSoftmaxKernels;
+extern const PairwiseKernels kPairwiseKernels;
 
 extern const KernelTable kTable;
 const KernelTable kTable = {
-    &kCommonKernels,
-    &kRolledSoftmaxKernels,
-    &kShuffledCosineKernels,
-    &kSvSoftmaxKernels,
+    &kCommonKernels, &kRolledSoftmaxKernels, &kShuffledCosineKernels, &kSvSoftmaxKernels, &kPairwiseKernels,
 };
 
 }  // namespace fastneg::cpu::FASTNEG_ISA_NAMESPACE

@@ -8,6 +8,7 @@
 #include <cstdint>
 
 #include "core/api.h"
+#include "core/cpu/pairwise_plan.h"
 
 namespace fastneg::cpu {
 
@@ -31,11 +32,25 @@ struct SvSoftmaxKernels {
   void (*score_rows[2])(void* plan, int64_t task);  // The context is an SvSoftmaxPlan pointer.
 };
 
+// The passes of the pairwise loss (pairwise_plan.h). Contexts are PairwisePlan pointers.
+struct PairwiseKernels {
+  // Fills position and sorted_weights of one session's rows.
+  void (*gather)(const PairwisePlan& plan, RowRange rows);
+  // Smallest and largest position of some rows; false if one of them is NaN or infinite.
+  bool (*extent)(const PairwisePlan& plan, RowRange rows, double* low, double* high);
+  void (*moments)(void* plan, int64_t moment_task);
+  void (*translate)(void* plan, int64_t task);  // 2 * block + the side that gets its polynomials.
+  void (*evaluate)(void* plan, int64_t evaluate_task);
+  void (*leaves[2])(void* plan, int64_t task);
+  void (*finish[2])(void* plan, int64_t task);
+};
+
 struct KernelTable {
   const CommonKernels* common;
   const GatheredKernels* rolled_softmax;
   const GatheredKernels* shuffled_cosine;
   const SvSoftmaxKernels* sv_softmax;
+  const PairwiseKernels* pairwise;
 };
 
 }  // namespace fastneg::cpu

@@ -1,6 +1,7 @@
 """The C++ kernels, called through TensorFlow operations."""
 
 from fastneg.backends.native.library import describe, load
+from fastneg.backends.native.pairwise_logistic import pairwise_logistic
 from fastneg.backends.native.rolled_softmax import rolled_softmax
 from fastneg.backends.native.shuffled_cosine import random_permutations, shuffled_cosine
 from fastneg.backends.native.sv_softmax import sv_softmax
@@ -8,6 +9,7 @@ from fastneg.backends.native.sv_softmax import sv_softmax
 __all__ = [
     "describe",
     "load",
+    "pairwise_logistic",
     "random_permutations",
     "rolled_softmax",
     "shuffled_cosine",

@@ -7,6 +7,7 @@ on disk, next to this file or, where that cannot be written, in the user's cache
 """
 
 from fastneg.backends.numba.backend import describe, load
+from fastneg.backends.numba.pairwise_logistic import pairwise_logistic
 from fastneg.backends.numba.rolled_softmax import rolled_softmax
 from fastneg.backends.numba.shuffled_cosine import shuffled_cosine
 from fastneg.backends.numba.sv_softmax import sv_softmax
@@ -15,6 +16,7 @@ from fastneg.reference.shuffled_cosine import random_permutations
 __all__ = [
     "describe",
     "load",
+    "pairwise_logistic",
     "random_permutations",
     "rolled_softmax",
     "shuffled_cosine",

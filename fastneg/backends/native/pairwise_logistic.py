@@ -1,0 +1,49 @@
+"""The native `pairwise_loss`: the operation and its gradient."""
+
+import tensorflow as tf
+
+from fastneg.backends.native.fused_loss import Call, FusedLoss, Grads, reshaped
+from fastneg.backends.native.scale_grad import scale_grad
+
+
+def pairwise_logistic(
+    labels: tf.Tensor,
+    logits: tf.Tensor,
+    *,
+    session_ids: tf.Tensor | None,
+    weights: tf.Tensor | None,
+    margin: float | tf.Tensor,
+    temperature: float | tf.Tensor,
+) -> tf.Tensor:
+    """Calls the operation: `fastneg.backends.PairwiseLogistic`."""
+    required = [labels, logits, margin, temperature]
+    scalar_places = [place for place in (2, 3) if isinstance(required[place], tf.Tensor)]
+    if logits.dtype == tf.float64:
+        # Numbers become float32 by themselves, which is right for every other dtype.
+        required[2:] = [tf.convert_to_tensor(value, tf.float64) for value in required[2:]]
+    return _loss(
+        required,
+        [session_ids, weights],
+        differentiable=[1, *scalar_places],
+        with_scalar_grad=bool(scalar_places),
+    )
+
+
+def _gradients(grad_loss: tf.Tensor, call: Call) -> tuple[Grads, Grads]:
+    logits, weights = call.required[1], call.optional[1]
+    _, unit_logits, unit_weights, unit_scalars = call.outputs
+    (grad_logits,) = scale_grad(grad_loss, [unit_logits], logits.dtype)
+    with_scalar_grad = call.attribute("with_scalar_grad")
+    small = [unit_weights] * (weights is not None) + [unit_scalars] * with_scalar_grad
+    grads = iter(scale_grad(grad_loss, small, grad_loss.dtype) if small else [])
+    grad_weights = None if weights is None else reshaped(next(grads), weights)
+    grad_scalars = tf.unstack(next(grads), num=2) if with_scalar_grad else [None] * 2
+    return [None, reshaped(grad_logits, logits), *grad_scalars], [None, grad_weights]
+
+
+_loss = FusedLoss(
+    "Fastneg>PairwiseLogistic",
+    _gradients,
+    attributes=("with_scalar_grad",),
+    optional_inputs={"num_session_ids": False, "num_weights": True},
+)

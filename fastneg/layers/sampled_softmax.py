@@ -1,0 +1,90 @@
+"""SampledSoftmaxLayer: a softmax over many classes, estimated on a few sampled ones."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from fastneg.layers.common import LossLayer
+from fastneg.losses.sampled_softmax import sampled_softmax_loss
+
+
+@keras.saving.register_keras_serializable(package="fastneg")
+class SampledSoftmaxLayer(LossLayer):
+    """`fastneg.sampled_softmax_loss` as a layer, [embeddings, inputs, label_idx] -> [B, 1].
+
+    The published layer carries a bias of zeros, a number for each class; this one needs none.
+
+    Args:
+        num_sampled: Sampled classes per batch, at least 1 and at most the number of classes.
+        remove_accidental_hits: Whether to leave out samples that are the label of the row.
+        seed: Makes the sequence of samples repeatable.
+        **kwargs: As for every Keras layer.
+
+    Call arguments:
+        inputs: `[embeddings, inputs, label_idx]`: the table of all classes, [V, D], numbered from
+            the most to the least frequent, with V static; what is scored against it, [B, D]; and
+            the labels, [B, 1] or [B], integers in 0 .. V - 1. The table may be a variable: its
+            gradient then is a `tf.IndexedSlices` over the rows that were touched.
+
+    Returns:
+        The losses, [B, 1].
+
+    Example:
+        >>> layer = fastneg.layers.SampledSoftmaxLayer(num_sampled=10)
+        >>> table = tf.Variable(tf.random.normal([100, 8]))
+        >>> layer([table, tf.random.normal([4, 8]), tf.constant([[3], [0], [99], [3]])]).shape
+        TensorShape([4, 1])
+    """
+
+    def __init__(
+        self,
+        num_sampled: int = 5,
+        remove_accidental_hits: bool = True,
+        seed: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Stores the parameters, which are checked when the layer is called."""
+        super().__init__(**kwargs)
+        self.num_sampled = num_sampled
+        self.remove_accidental_hits = remove_accidental_hits
+        self.seed = seed
+
+    def call(self, inputs: Sequence[Any]) -> tf.Tensor:
+        """Returns the losses, [B, 1]."""
+        embeddings, scored, label_idx = inputs
+        shape = tf.TensorShape(embeddings.shape)
+        if not shape.rank or shape[0] is None:
+            raise ValueError(
+                "`embeddings` must have a static number of rows, [num_classes, embedding_dim]. "
+                f"Received: {shape}."
+            )
+        losses = sampled_softmax_loss(
+            embeddings,
+            None,
+            label_idx,
+            scored,
+            num_sampled=self.num_sampled,
+            num_classes=shape[0],
+            remove_accidental_hits=self.remove_accidental_hits,
+            seed=self.seed,
+        )
+        return losses[:, None]
+
+    def compute_output_shape(self, input_shape: Sequence[Any]) -> tuple[int | None, int]:
+        """Returns the shape of the losses, (B, 1)."""
+        return (input_shape[1][0], 1)
+
+    def compute_output_spec(self, inputs: Sequence[Any]) -> keras.KerasTensor:
+        """Returns the losses as a symbol."""
+        return self.loss_spec((inputs[1].shape[0], 1), inputs[1])
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns what the constructor takes."""
+        return {
+            **super().get_config(),
+            "num_sampled": self.num_sampled,
+            "remove_accidental_hits": self.remove_accidental_hits,
+            "seed": self.seed,
+        }
