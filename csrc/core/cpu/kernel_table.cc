@@ -6,12 +6,14 @@ namespace fastneg::cpu::FASTNEG_ISA_NAMESPACE {
 extern const CommonKernels kCommonKernels;
 extern const GatheredKernels kRolledSoftmaxKernels;
 extern const GatheredKernels kShuffledCosineKernels;
+extern const SharedKernels kSampledSoftmaxKernels;
 
 extern const KernelTable kTable;
 const KernelTable kTable = {
     &kCommonKernels,
     &kRolledSoftmaxKernels,
     &kShuffledCosineKernels,
+    &kSampledSoftmaxKernels,
 };
 
 }  // namespace fastneg::cpu::FASTNEG_ISA_NAMESPACE
