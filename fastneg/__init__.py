@@ -18,6 +18,7 @@ __all__ = [
     "layers",
     "negative_cosine_loss",
     "reference",
+    "sampled_softmax_loss",
     "show_config",
     "softmax_loss_with_negative_mining",
     "use_backend",
@@ -38,6 +39,7 @@ else:
     from fastneg.backends import BackendUnavailableError, register_operations
     from fastneg.config import build_info, show_config, use_backend
     from fastneg.losses.rolled_softmax import softmax_loss_with_negative_mining
+    from fastneg.losses.sampled_softmax import sampled_softmax_loss
     from fastneg.losses.shuffled_cosine import negative_cosine_loss
 
     register_operations()

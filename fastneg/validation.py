@@ -102,7 +102,10 @@ def table(name: str, value: Any, num_rows: int, row_shape: list[int | None]) -> 
                 f"Received: {shard.dtype.name}."
             )
         if not shard.shape.is_compatible_with(expected):
-            dims = ["num_classes" if len(shards) == 1 else "rows", *["embedding_dim"] * len(row_shape)]
+            dims = [
+                "num_classes" if len(shards) == 1 else "rows",
+                *["embedding_dim"] * len(row_shape),
+            ]
             raise ValueError(
                 f"`{name}` must have shape [{', '.join(dims)}], "
                 f"{[size if size is not None else 'any' for size in expected]}. "
@@ -125,15 +128,6 @@ def _gatherable(name: str, value: Any) -> Any:
     # A variable of Keras holds one of TensorFlow.
     inner = getattr(value, "_value", None)
     return inner if isinstance(inner, tf.Variable) else to_tensor(name, value)
-
-
-def positive_integer(name: str, value: Any) -> int:
-    """Checks a Python integer of at least 1."""
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
-        raise ValueError(f"`{name}` must be a Python integer. Received: {value!r}.")
-    if value < 1:
-        raise ValueError(f"`{name}` must be at least 1. Received: {value}.")
-    return int(value)
 
 
 def static_batch_size(*tensors: tf.Tensor | None) -> int | None:

@@ -187,9 +187,9 @@ Status SampledRows(const SampledRowsArgs& args);
 //   m_is = <x_i, w_s> + b_s - log c_s, left out where s is an accidental hit of row i
 //   loss_i = log(sum_t exp l_it + sum_s exp m_is) - mean_t l_it
 //
-// Table rows are given by their index into `rows`, which holds each distinct one once (SampledRows). A sampled candidate
-// is an accidental hit of a row if it is the last one with the table row of one of the row's labels: where an id was
-// sampled twice only the last one counts as a hit, as in tf.nn.compute_accidental_hits.
+// Table rows are given by their index into `rows`, which holds each distinct one once (SampledRows). A sampled
+// candidate is an accidental hit of a row if it is the last one with the table row of one of the row's labels: where an
+// id was sampled twice only the last one counts as a hit, as in tf.nn.compute_accidental_hits.
 //
 // Buffers marked [compute] hold ComputeType(dtype). Gradients are those of sum_i row_weights_i loss_i.
 struct SampledSoftmaxArgs {
@@ -204,9 +204,9 @@ struct SampledSoftmaxArgs {
   const void* rows = nullptr;     // [U, D]
   int64_t input_row_stride = 0;
   int64_t row_stride = 0;
-  const void* biases = nullptr;           // [U] [compute], or null for none.
-  const int32_t* label_rows = nullptr;    // [B, num_true], each in 0 .. U - 1.
-  const int32_t* sampled_rows = nullptr;  // [S], likewise.
+  const void* biases = nullptr;                  // [U] [compute], or null for none.
+  const int32_t* label_rows = nullptr;           // [B, num_true], each in 0 .. U - 1.
+  const int32_t* sampled_rows = nullptr;         // [S], likewise.
   const void* true_expected_count = nullptr;     // c_it, [B, num_true] [compute]
   const void* sampled_expected_count = nullptr;  // c_s, [S] [compute]
   bool remove_accidental_hits = true;

@@ -3,9 +3,17 @@
 from typing import Any
 
 from fastneg.reference.rolled_softmax import rolled_softmax
+from fastneg.reference.sampled_softmax import sampled_softmax
 from fastneg.reference.shuffled_cosine import random_permutations, shuffled_cosine
 
-__all__ = ["describe", "load", "random_permutations", "rolled_softmax", "shuffled_cosine"]
+__all__ = [
+    "describe",
+    "load",
+    "random_permutations",
+    "rolled_softmax",
+    "sampled_softmax",
+    "shuffled_cosine",
+]
 
 
 def load() -> None:

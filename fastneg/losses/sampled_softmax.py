@@ -1,13 +1,11 @@
 """sampled_softmax_loss: a softmax over many classes, estimated on a few sampled ones."""
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import tensorflow as tf
 
-from fastneg import backends, config
-from fastneg._tensorflow import in_xla
+from fastneg.losses import common
 from fastneg.losses.sampled_softmax_inputs import prepare
 
 
@@ -80,7 +78,7 @@ def sampled_softmax_loss(
         `tf.nn.sampled_softmax_loss`; Jean et al., "On using very large target vocabulary for neural
         machine translation", ACL 2015.
     """
-    with _scope(name):
+    with common.scope(name, "sampled_softmax_loss"):
         prepared = prepare(
             weights,
             biases,
@@ -92,8 +90,7 @@ def sampled_softmax_loss(
             sampled_values,
             seed,
         )
-        backend = backends.load("reference") if in_xla() else config.active_backend()
-        return backend.sampled_softmax(
+        return common.backend().sampled_softmax(
             prepared.weights,
             prepared.biases,
             prepared.labels,
@@ -105,10 +102,3 @@ def sampled_softmax_loss(
             num_classes=num_classes,
             remove_accidental_hits=bool(remove_accidental_hits),
         )
-
-
-def _scope(name: str | None) -> AbstractContextManager[Any]:
-    scope: AbstractContextManager[Any] = nullcontext()
-    if not tf.executing_eagerly():
-        scope = tf.name_scope(name or "sampled_softmax_loss")
-    return scope

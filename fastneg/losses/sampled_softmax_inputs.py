@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from fastneg import validation
 from fastneg._tensorflow import in_xla
-from fastneg.reference.log_uniform_sampler import log_uniform_sample
+from fastneg.losses.log_uniform_sampler import log_uniform_sample
 
 
 class SampledSoftmaxInputs(NamedTuple):

@@ -55,7 +55,8 @@ void PackCandidates(void* context, int64_t panel) {
     }
   }
   T* offsets = static_cast<T*>(plan.offsets) + first;
-  for (int64_t s = 0; s < kWidth; s += kLanes<T>) Store(offsets + s, Load(biases + s) - LogOfCount<T>(Load(counts + s)));
+  for (int64_t s = 0; s < kWidth; s += kLanes<T>)
+    Store(offsets + s, Load(biases + s) - LogOfCount<T>(Load(counts + s)));
 
   WithStorage<T>(plan.dtype, [&](auto* storage) FASTNEG_LAMBDA_INLINE {
     using Storage = __typeof__(*storage);

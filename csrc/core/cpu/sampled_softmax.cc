@@ -182,9 +182,10 @@ int WorthwhileThreads(const SampledSoftmaxArgs& args, int num_threads) {
   // Reading and writing a row's own vectors counts as this many candidates.
   constexpr double kOwnCandidates = 8;
   const bool any_grad = args.grad_inputs != nullptr || args.grad_rows != nullptr;
-  const double products = static_cast<double>(args.batch_size) * static_cast<double>(args.embedding_dim) *
-                          (static_cast<double>(args.num_sampled) + kOwnCandidates * static_cast<double>(args.num_true)) *
-                          (any_grad ? 3.0 : 1.0) * (IsDouble(args.dtype) ? 2.0 : 1.0);
+  const double products =
+      static_cast<double>(args.batch_size) * static_cast<double>(args.embedding_dim) *
+      (static_cast<double>(args.num_sampled) + kOwnCandidates * static_cast<double>(args.num_true)) *
+      (any_grad ? 3.0 : 1.0) * (IsDouble(args.dtype) ? 2.0 : 1.0);
   return products - products / num_threads < kSaved ? 1 : num_threads;
 }
 
@@ -197,7 +198,8 @@ Status SampledSoftmax(const SampledSoftmaxArgs& args) {
   if (args.batch_size == 0) {
     const size_t bytes = is_double ? 8 : 4;
     const size_t rows = static_cast<size_t>(args.num_rows);
-    if (args.grad_rows != nullptr) std::memset(args.grad_rows, 0, rows * static_cast<size_t>(args.embedding_dim) * bytes);
+    if (args.grad_rows != nullptr)
+      std::memset(args.grad_rows, 0, rows * static_cast<size_t>(args.embedding_dim) * bytes);
     if (args.grad_biases != nullptr) std::memset(args.grad_biases, 0, rows * bytes);
     return Status::kOk;
   }

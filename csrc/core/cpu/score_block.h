@@ -60,9 +60,8 @@ FASTNEG_INLINE void LoadBlock(const SharedPlan& plan, const Block<T>& block) {
         const int64_t row = plan.label_rows[(block.first + r) * num_true + t];
         Storage* candidate = static_cast<Storage*>(plan.rows) + row * plan.row_stride;
         Vec<T> dot = Zero<T>();
-        ForChunks<T>(dim, [&](int64_t d, int64_t valid) FASTNEG_LAMBDA_INLINE {
-          dot += Load(copy + d) * LoadWidened<T>(candidate + d, valid);
-        });
+        ForChunks<T>(dim, [&](int64_t d, int64_t valid)
+                              FASTNEG_LAMBDA_INLINE { dot += Load(copy + d) * LoadWidened<T>(candidate + d, valid); });
         const T bias = plan.biases == nullptr ? T(0) : static_cast<const T*>(plan.biases)[row];
         block.true_logits[t * block.rows + r] = Sum<T>(dot) + bias;
       }

@@ -1,5 +1,6 @@
-// Last passes of the shared losses: what the candidates get of each round of rows, and then what each distinct table row
-// gets as a candidate and as a label. No two tasks write the same row, so the result does not depend on who runs what.
+// Last passes of the shared losses: what the candidates get of each round of rows, and then what each distinct table
+// row gets as a candidate and as a label. No two tasks write the same row, so the result does not depend on who runs
+// what.
 #ifndef FASTNEG_CORE_CPU_SHARED_GRADS_H_
 #define FASTNEG_CORE_CPU_SHARED_GRADS_H_
 
@@ -18,8 +19,7 @@ void CandidateGrads(void* context, int64_t index) {
   constexpr int64_t kWidth = kPanelWidth<T>;
   const int64_t round = index / plan.num_panels, panel = index % plan.num_panels;
   const int64_t begin = round * plan.blocks_per_round;
-  const int64_t end =
-      begin + plan.blocks_per_round < plan.num_blocks ? begin + plan.blocks_per_round : plan.num_blocks;
+  const int64_t end = begin + plan.blocks_per_round < plan.num_blocks ? begin + plan.blocks_per_round : plan.num_blocks;
   const int64_t left = plan.num_sampled - panel * kWidth;
   const int64_t count = left < kWidth ? left : kWidth;
   const int64_t vecs = (plan.embedding_dim + kLanes<T> - 1) / kLanes<T>;

@@ -55,8 +55,8 @@ struct SharedPlan {
   void* grad_biases = nullptr;  // [U]
 
   // Workspace.
-  int32_t* last_sampled = nullptr;  // [U] last candidate that is the row, or -1; null: accidental hits stay.
-  int32_t* occurrences = nullptr;   // Labels (i num_true + t) and candidates (B num_true + s) by the row they are.
+  int32_t* last_sampled = nullptr;      // [U] last candidate that is the row, or -1; null: accidental hits stay.
+  int32_t* occurrences = nullptr;       // Labels (i num_true + t) and candidates (B num_true + s) by the row they are.
   int32_t* first_occurrence = nullptr;  // [U + 1]
   void* panels = nullptr;               // [num_panels, D, panel_width] candidates, transposed.
   void* candidates = nullptr;           // [num_panels * panel_width, dim_stride]; only for gradients.
@@ -66,12 +66,12 @@ struct SharedPlan {
   void* grad_offsets = nullptr;         // [num_panels * panel_width]; only with grad_biases.
 
   // Slots, one per block of a round.
-  void* exponentials = nullptr;   // [num_panels, block_rows, panel_width]
-  void* block_inputs = nullptr;   // [block_rows, dim_stride]: scaled by 1 / sum once the block is done.
-  void* block_grads = nullptr;    // [block_rows, dim_stride]; only with grad_inputs.
-  void* block_true = nullptr;     // [num_true, block_rows] logits of the positives.
-  void* block_scales = nullptr;   // [block_rows] row weight / sum of exponentials.
-  void* block_maxima = nullptr;   // [block_rows]
+  void* exponentials = nullptr;  // [num_panels, block_rows, panel_width]
+  void* block_inputs = nullptr;  // [block_rows, dim_stride]: scaled by 1 / sum once the block is done.
+  void* block_grads = nullptr;   // [block_rows, dim_stride]; only with grad_inputs.
+  void* block_true = nullptr;    // [num_true, block_rows] logits of the positives.
+  void* block_scales = nullptr;  // [block_rows] row weight / sum of exponentials.
+  void* block_maxima = nullptr;  // [block_rows]
 };
 
 }  // namespace fastneg::cpu

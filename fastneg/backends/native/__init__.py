@@ -2,6 +2,14 @@
 
 from fastneg.backends.native.library import describe, load
 from fastneg.backends.native.rolled_softmax import rolled_softmax
+from fastneg.backends.native.sampled_softmax import sampled_softmax
 from fastneg.backends.native.shuffled_cosine import random_permutations, shuffled_cosine
 
-__all__ = ["describe", "load", "random_permutations", "rolled_softmax", "shuffled_cosine"]
+__all__ = [
+    "describe",
+    "load",
+    "random_permutations",
+    "rolled_softmax",
+    "sampled_softmax",
+    "shuffled_cosine",
+]

@@ -8,7 +8,15 @@ on disk, next to this file or, where that cannot be written, in the user's cache
 
 from fastneg.backends.numba.backend import describe, load
 from fastneg.backends.numba.rolled_softmax import rolled_softmax
+from fastneg.backends.numba.sampled_softmax import sampled_softmax
 from fastneg.backends.numba.shuffled_cosine import shuffled_cosine
 from fastneg.reference.shuffled_cosine import random_permutations
 
-__all__ = ["describe", "load", "random_permutations", "rolled_softmax", "shuffled_cosine"]
+__all__ = [
+    "describe",
+    "load",
+    "random_permutations",
+    "rolled_softmax",
+    "sampled_softmax",
+    "shuffled_cosine",
+]
