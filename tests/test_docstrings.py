@@ -13,6 +13,7 @@ from fastneg import config
     "documented",
     [
         fastneg.negative_cosine_loss,
+        fastneg.sampled_softmax_loss,
         fastneg.softmax_loss_with_negative_mining,
         fastneg.use_backend,
         fastneg.layers.NegativeCosineLayer,

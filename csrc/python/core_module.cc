@@ -40,6 +40,7 @@ PYBIND11_MODULE(_core, m) {
   m.doc() = "The fastneg core on NumPy arrays, without TensorFlow.";
   DefineRolledSoftmax(m);
   DefineShuffledCosine(m);
+  DefineSampledSoftmax(m);
   m.def("available_isas", &Isas, "Instruction sets that this build and this machine share, weakest first.");
   m.def("active_isa", &CurrentIsa, "The instruction set in use; None if FASTNEG_ISA names an unavailable one.");
   m.def("set_isa", &ChooseIsa, py::arg("name"), "Uses the kernels of one instruction set from now on.");

@@ -9,7 +9,7 @@ def log_uniform_sample(
     """`tf.random.log_uniform_candidate_sampler` with unique samples, for XLA.
 
     Class c is drawn with probability log((c + 2) / (c + 1)) / log(V + 1). Draws are repeated until
-    S different classes have come; with n draws a class is expected 1 - (1 - p)^n times. That is
+    S different classes have come; with n > S draws a class is expected 1 - (1 - p)^n times. That is
     TensorFlow's sampler, whose operation XLA does not have; the numbers drawn are others. (XLA has
     random numbers of its own, for which a seed need not have the effect that it has elsewhere.)
 
@@ -66,7 +66,10 @@ def log_uniform_sample(
         classes = tf.cast(classes, tf.float64)
         probability = tf.math.log1p(1 / (classes + 1)) / log_range
         tries = tf.cast(num_tries, tf.float64)
-        return tf.cast(-tf.math.expm1(tries * tf.math.log1p(-probability)), tf.float32)
+        count = -tf.math.expm1(tries * tf.math.log1p(-probability))
+        # TensorFlow's own exception, for draws of which none had to be repeated.
+        count = tf.where(num_tries == num_sampled, tries * probability, count)
+        return tf.cast(count, tf.float32)
 
     sampled = tf.cast(samples[:num_sampled], tf.int64)
     return sampled, expected_count(true_classes), expected_count(sampled)

@@ -119,6 +119,11 @@ SharedPlan LayOut(const SampledSoftmaxArgs& args, const cpu::SharedKernels& kern
   plan.block_true = workspace->Take(slot_rows, args.num_true, bytes);
   plan.block_scales = workspace->Take(slot_rows, 1, bytes);
   plan.block_maxima = workspace->Take(slot_rows, 1, bytes);
+  if (args.remove_accidental_hits) {
+    plan.block_first_hit =
+        static_cast<int32_t*>(workspace->Take(plan.blocks_per_round, plan.num_panels, sizeof(int32_t)));
+    plan.block_next_hit = static_cast<int32_t*>(workspace->Take(slot_rows, args.num_true, sizeof(int32_t)));
+  }
   return plan;
 }
 

@@ -21,6 +21,7 @@ struct Block {
   int64_t count = 0;
   int64_t rows = 0;  // block_rows: the stride of per-row arrays.
   T *exponentials, *inputs, *grads, *true_logits, *scales, *maxima;
+  int32_t *first_hit, *next_hit;  // Of each panel the first entry of `label_rows` that hits it; of each entry the next.
 
   Block(const SharedPlan& plan, int64_t block) {
     const int64_t slot = block % plan.blocks_per_round;
@@ -33,6 +34,8 @@ struct Block {
     true_logits = static_cast<T*>(plan.block_true) + slot * rows * plan.num_true;
     scales = static_cast<T*>(plan.block_scales) + slot * rows;
     maxima = static_cast<T*>(plan.block_maxima) + slot * rows;
+    first_hit = plan.block_first_hit + slot * plan.num_panels;
+    next_hit = plan.block_next_hit + slot * rows * plan.num_true;
   }
 
   T* Panel(int64_t panel) const { return exponentials + panel * rows * kPanelWidth<T>; }
@@ -47,47 +50,100 @@ FASTNEG_INLINE int64_t PanelVecs(int64_t num_candidates, int64_t panel, int64_t 
 template <typename T>
 FASTNEG_INLINE void LoadBlock(const SharedPlan& plan, const Block<T>& block) {
   const int64_t dim = plan.embedding_dim, num_true = plan.num_true;
+  const T* biases = static_cast<const T*>(plan.biases);
+  const T* counts = static_cast<const T*>(plan.true_expected_count) + block.first * num_true;
+  const int32_t* labels = plan.label_rows + block.first * num_true;
   WithStorage<T>(plan.dtype, [&](auto* storage) FASTNEG_LAMBDA_INLINE {
     using Storage = __typeof__(*storage);
     for (int64_t r = 0; r < block.count; ++r) {
       Storage* input = static_cast<Storage*>(plan.inputs) + (block.first + r) * plan.input_row_stride;
       T* copy = block.inputs + r * plan.dim_stride;
-      ForChunks<T>(plan.dim_stride, [&](int64_t d, int64_t) FASTNEG_LAMBDA_INLINE {
-        const int64_t valid = dim - d < 0 ? 0 : dim - d < kLanes<T> ? dim - d : kLanes<T>;
-        Store(copy + d, LoadWidened<T>(input + d, valid));
-      });
+      ForChunks<T>(dim, [&](int64_t d, int64_t valid)
+                            FASTNEG_LAMBDA_INLINE { Store(copy + d, LoadWidened<T>(input + d, valid)); });
+    }
+    for (int64_t first = 0; first < block.count; first += kLanes<T>) {
+      const int64_t count = block.count - first < kLanes<T> ? block.count - first : kLanes<T>;
       for (int64_t t = 0; t < num_true; ++t) {
-        const int64_t row = plan.label_rows[(block.first + r) * num_true + t];
-        Storage* candidate = static_cast<Storage*>(plan.rows) + row * plan.row_stride;
-        Vec<T> dot = Zero<T>();
-        ForChunks<T>(dim, [&](int64_t d, int64_t valid)
-                              FASTNEG_LAMBDA_INLINE { dot += Load(copy + d) * LoadWidened<T>(candidate + d, valid); });
-        const T bias = plan.biases == nullptr ? T(0) : static_cast<const T*>(plan.biases)[row];
-        block.true_logits[t * block.rows + r] = Sum<T>(dot) + bias;
+        Vec<T> dots[kLanes<T>] = {};
+        T others[kLanes<T>], expected[kLanes<T>];
+        for (int64_t l = 0; l < kLanes<T>; ++l) {
+          others[l] = T(0);
+          expected[l] = T(1);
+          if (l >= count) continue;
+          const int64_t entry = (first + l) * num_true + t;
+          const int64_t row = labels[entry];
+          expected[l] = counts[entry];
+          if (biases != nullptr) others[l] = biases[row];
+          Storage* candidate = static_cast<Storage*>(plan.rows) + row * plan.row_stride;
+          const T* input = block.inputs + (first + l) * plan.dim_stride;
+          Vec<T> dot = Zero<T>();
+          ForChunks<T>(dim, [&](int64_t d, int64_t valid) FASTNEG_LAMBDA_INLINE {
+            dot += Load(input + d) * LoadWidened<T>(candidate + d, valid);
+          });
+          dots[l] = dot;
+        }
+        const Vec<T> logit = TransposedSums<T>(dots) + Load(others) - LogOfCount<T>(Load(expected));
+        Store(block.true_logits + t * block.rows + first, logit);
       }
     }
   });
-  const T* counts = static_cast<const T*>(plan.true_expected_count) + block.first * num_true;
-  for (int64_t r = 0; r < block.rows; r += kLanes<T>) {
-    Vec<T> maximum = Broadcast<T>(-T(__builtin_huge_val()));
-    for (int64_t t = 0; t < num_true; ++t) {
-      T lanes[kLanes<T>];
-      for (int64_t l = 0; l < kLanes<T>; ++l) lanes[l] = r + l < block.count ? counts[(r + l) * num_true + t] : T(1);
-      T* logits = block.true_logits + t * block.rows + r;
-      const Vec<T> logit = Load(logits) - LogOfCount<T>(Load(lanes));
-      Store(logits, logit);
-      maximum = Max<T>(logit, maximum);
-    }
-    Store(block.maxima + r, maximum);
+}
+
+// Lists, by panel, the accidental hits of a block.
+template <typename T>
+FASTNEG_INLINE void ListHits(const SharedPlan& plan, const Block<T>& block) {
+  const int32_t* labels = plan.label_rows + block.first * plan.num_true;
+  for (int64_t panel = 0; panel < plan.num_panels; ++panel) block.first_hit[panel] = -1;
+  for (int64_t entry = 0; entry < block.count * plan.num_true; ++entry) {
+    const int64_t hit = plan.last_sampled[labels[entry]];
+    if (hit < 0) continue;
+    int32_t* head = block.first_hit + hit / kPanelWidth<T>;
+    block.next_hit[entry] = *head;
+    *head = static_cast<int32_t>(entry);
   }
 }
 
-// Logits of the sampled candidates; -inf for accidental hits.
+// Sets the logits of one panel's accidental hits to -inf.
+template <typename T>
+FASTNEG_INLINE void RemoveHits(const SharedPlan& plan, const Block<T>& block, int64_t panel) {
+  const int32_t* labels = plan.label_rows + block.first * plan.num_true;
+  for (int64_t entry = block.first_hit[panel]; entry >= 0; entry = block.next_hit[entry]) {
+    const int64_t lane = plan.last_sampled[labels[entry]] % kPanelWidth<T>;
+    block.Panel(panel)[entry / plan.num_true * kPanelWidth<T> + lane] = -T(__builtin_huge_val());
+  }
+}
+
+// f(first, v) for the vectors of whole panels, unrolled, and for those of the last one.
+template <typename F>
+FASTNEG_INLINE void ForVecs(int64_t vecs, F f) {
+  if (vecs == kTileVecs) {
+#pragma GCC unroll 4
+    for (int v = 0; v < kTileVecs; ++v) f(v);
+  } else {
+    for (int64_t v = 0; v < vecs; ++v) f(v);
+  }
+}
+
+// The largest of the lanes of each of kLanes vectors.
+template <typename T>
+FASTNEG_INLINE Vec<T> LargestOfEach(const T* lanes) {
+  Vec<T> v[kLanes<T>];
+  for (int l = 0; l < kLanes<T>; ++l) v[l] = Load(lanes + l * kLanes<T>);
+  Transpose<T>(v);
+  for (int l = 1; l < kLanes<T>; ++l) v[0] = Max<T>(v[l], v[0]);
+  return v[0];
+}
+
+// Logits of the sampled candidates, -inf for accidental hits, and each row's largest logit.
 template <typename T>
 FASTNEG_INLINE void ScorePanels(const SharedPlan& plan, const Block<T>& block) {
   constexpr int64_t kWidth = kPanelWidth<T>;
   constexpr int64_t kDepth = kDepthBytes / (kWidth * static_cast<int64_t>(sizeof(T)));
   const int64_t dim = plan.embedding_dim;
+  T largest[kMaxBlockRows * kLanes<T>];
+  const Vec<T> lowest = Broadcast<T>(-T(__builtin_huge_val()));
+  for (int64_t r = 0; r < block.rows; ++r) Store(largest + r * kLanes<T>, lowest);
+  if (plan.last_sampled != nullptr) ListHits(plan, block);
   for (int64_t panel = 0; panel < plan.num_panels; ++panel) {
     const int64_t vecs = PanelVecs(plan.num_sampled, panel, kLanes<T>);
     const T* columns = static_cast<const T*>(plan.panels) + panel * dim * kWidth;
@@ -101,13 +157,19 @@ FASTNEG_INLINE void ScorePanels(const SharedPlan& plan, const Block<T>& block) {
       MultiplyPanel<T, Write::kAdd>({block.inputs + d, plan.dim_stride, 1, columns + d * kWidth, kWidth, rest},
                                     block.count, vecs, nullptr, logits, kWidth);
     }
-  }
-  if (plan.last_sampled == nullptr) return;
-  for (int64_t r = 0; r < block.count; ++r) {
-    for (int64_t t = 0; t < plan.num_true; ++t) {
-      const int64_t hit = plan.last_sampled[plan.label_rows[(block.first + r) * plan.num_true + t]];
-      if (hit >= 0) block.Panel(hit / kWidth)[r * kWidth + hit % kWidth] = -T(__builtin_huge_val());
+    if (plan.last_sampled != nullptr) RemoveHits(plan, block, panel);
+    for (int64_t r = 0; r < block.count; ++r) {
+      Vec<T> maximum = Load(largest + r * kLanes<T>);
+      ForVecs(vecs, [&](int64_t v) FASTNEG_LAMBDA_INLINE {
+        maximum = Max<T>(Load(logits + r * kWidth + v * kLanes<T>), maximum);
+      });
+      Store(largest + r * kLanes<T>, maximum);
     }
+  }
+  for (int64_t r = 0; r < block.count; r += kLanes<T>) {
+    Vec<T> maximum = LargestOfEach<T>(largest + r * kLanes<T>);
+    for (int64_t t = 0; t < plan.num_true; ++t) maximum = Max<T>(Load(block.true_logits + t * block.rows + r), maximum);
+    Store(block.maxima + r, maximum);
   }
 }
 
@@ -115,44 +177,27 @@ FASTNEG_INLINE void ScorePanels(const SharedPlan& plan, const Block<T>& block) {
 template <typename T>
 FASTNEG_INLINE void Exponentiate(const SharedPlan& plan, const Block<T>& block, T* sums) {
   constexpr int64_t kWidth = kPanelWidth<T>;
-  for (int64_t r = 0; r < block.count; ++r) {
-    Vec<T> maximum[kTileVecs];
-    for (int v = 0; v < kTileVecs; ++v) maximum[v] = Broadcast(block.maxima[r]);
-    const int64_t whole = plan.num_sampled / kWidth;
-    for (int64_t panel = 0; panel < whole; ++panel) {
-      const T* logits = block.Panel(panel) + r * kWidth;
-#pragma GCC unroll 4
-      for (int v = 0; v < kTileVecs; ++v) maximum[v] = Max<T>(Load(logits + v * kLanes<T>), maximum[v]);
+  T partial[kMaxBlockRows * kLanes<T>];
+  for (int64_t r = 0; r < block.rows; ++r) Store(partial + r * kLanes<T>, Zero<T>());
+  for (int64_t panel = 0; panel < plan.num_panels; ++panel) {
+    const int64_t vecs = PanelVecs(plan.num_sampled, panel, kLanes<T>);
+    T* values = block.Panel(panel);
+    for (int64_t r = 0; r < block.count; ++r) {
+      const Vec<T> reference = Broadcast(block.maxima[r]);
+      Vec<T> sum = Load(partial + r * kLanes<T>);
+      ForVecs(vecs, [&](int64_t v) FASTNEG_LAMBDA_INLINE {
+        T* value = values + r * kWidth + v * kLanes<T>;
+        const Vec<T> e = Exp<T>(Load(value) - reference);
+        Store(value, e);
+        sum += e;
+      });
+      Store(partial + r * kLanes<T>, sum);
     }
-    if (whole < plan.num_panels) {
-      const T* logits = block.Panel(whole) + r * kWidth;
-      const int64_t vecs = PanelVecs(plan.num_sampled, whole, kLanes<T>);
-      for (int64_t v = 0; v < vecs; ++v) maximum[0] = Max<T>(Load(logits + v * kLanes<T>), maximum[0]);
-    }
-    for (int v = 1; v < kTileVecs; ++v) maximum[0] = Max<T>(maximum[v], maximum[0]);
-    const T reference = MaxLane<T>(maximum[0]);
-    block.maxima[r] = reference;
-    Vec<T> sum[kTileVecs] = {};
-    for (int64_t panel = 0; panel < whole; ++panel) {
-      T* values = block.Panel(panel) + r * kWidth;
-#pragma GCC unroll 4
-      for (int v = 0; v < kTileVecs; ++v) {
-        const Vec<T> e = Exp<T>(Load(values + v * kLanes<T>) - reference);
-        Store(values + v * kLanes<T>, e);
-        sum[v] += e;
-      }
-    }
-    if (whole < plan.num_panels) {
-      T* values = block.Panel(whole) + r * kWidth;
-      const int64_t vecs = PanelVecs(plan.num_sampled, whole, kLanes<T>);
-      for (int64_t v = 0; v < vecs; ++v) {
-        const Vec<T> e = Exp<T>(Load(values + v * kLanes<T>) - reference);
-        Store(values + v * kLanes<T>, e);
-        sum[0] += e;
-      }
-    }
-    for (int v = 1; v < kTileVecs; ++v) sum[0] += sum[v];
-    sums[r] = Sum<T>(sum[0]);
+  }
+  for (int64_t r = 0; r < block.count; r += kLanes<T>) {
+    Vec<T> v[kLanes<T>];
+    for (int l = 0; l < kLanes<T>; ++l) v[l] = Load(partial + (r + l) * kLanes<T>);
+    Store(sums + r, TransposedSums<T>(v));
   }
 }
 

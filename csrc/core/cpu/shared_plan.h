@@ -66,12 +66,14 @@ struct SharedPlan {
   void* grad_offsets = nullptr;         // [num_panels * panel_width]; only with grad_biases.
 
   // Slots, one per block of a round.
-  void* exponentials = nullptr;  // [num_panels, block_rows, panel_width]
-  void* block_inputs = nullptr;  // [block_rows, dim_stride]: scaled by 1 / sum once the block is done.
-  void* block_grads = nullptr;   // [block_rows, dim_stride]; only with grad_inputs.
-  void* block_true = nullptr;    // [num_true, block_rows] logits of the positives.
-  void* block_scales = nullptr;  // [block_rows] row weight / sum of exponentials.
-  void* block_maxima = nullptr;  // [block_rows]
+  void* exponentials = nullptr;        // [num_panels, block_rows, panel_width]
+  void* block_inputs = nullptr;        // [block_rows, dim_stride]: scaled by 1 / sum once the block is done.
+  void* block_grads = nullptr;         // [block_rows, dim_stride]; only with grad_inputs.
+  void* block_true = nullptr;          // [num_true, block_rows] logits of the positives.
+  void* block_scales = nullptr;        // [block_rows] row weight / sum of exponentials.
+  void* block_maxima = nullptr;        // [block_rows]
+  int32_t* block_first_hit = nullptr;  // [num_panels]; only with last_sampled, as the next.
+  int32_t* block_next_hit = nullptr;   // [block_rows, num_true]
 };
 
 }  // namespace fastneg::cpu

@@ -60,6 +60,17 @@ def sampled_softmax(
         problem = _problem(arrays, num_inputs, remove_accidental_hits)
         return list(sampled_tiles.gradients(problem, upstream))[:num_inputs]
 
+    if tf.executing_eagerly():
+        arrays = [tensor.numpy() for tensor in (*differentiable, *constants)]
+        value = tf.convert_to_tensor(losses(*arrays))
+
+        def scaled(grad_loss: tf.Tensor) -> list[tf.Tensor]:
+            grads = gradients(grad_loss.numpy(), *arrays)
+            return [tf.convert_to_tensor(grad) for grad in grads]
+
+        autodiff.attach_gradient(value, differentiable, scaled)
+        return value
+
     @tf.custom_gradient
     def loss_of(*tensors: tf.Tensor) -> Any:
         loss = tf.numpy_function(losses, [*tensors, *constants], dtype)
