@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "core/api.h"
+#include "core/cpu/huge_pages.h"
 #include "core/cpu/isa.h"
 #include "core/cpu/phases.h"
 #include "core/cpu/shared_plan.h"
@@ -18,9 +19,11 @@ using cpu::SharedPlan;
 
 constexpr int64_t kLargestCount = (int64_t{1} << 31) - 1;  // Labels and candidates are counted in int32.
 
-// Exponentials of a round, or twice as many blocks as there are threads if that is more.
-constexpr int64_t kRoundBytes = 8 << 20;
+// Exponentials of a round, or twice as many blocks as there are threads if that is more; but not so much more that they
+// would outgrow this bound and what the inputs take.
+constexpr int64_t kRoundBytes = 4 << 20;
 constexpr int kBlocksPerThread = 2;
+constexpr int64_t kMaxRoundBytes = 64 << 20;
 // A block's exponentials should not be larger: they are read four times, best from the second-level cache.
 constexpr int64_t kMaxBlockBytes = 4 << 20;
 constexpr int64_t kScatterRows = 256;
@@ -31,7 +34,7 @@ Status CheckSizes(const SampledSoftmaxArgs& args) {
   if (args.batch_size < 0 || args.batch_size > kLargestCount) return Status::kInvalidSize;
   if (args.num_sampled < 1 || args.num_sampled > kLargestCount) return Status::kInvalidSize;
   if (args.num_true < 1 || args.num_true > kLargestCount) return Status::kInvalidSize;
-  if (!cpu::IsSize(args.embedding_dim)) return Status::kInvalidSize;
+  if (args.embedding_dim < 0 || args.embedding_dim > kLargestCount) return Status::kInvalidSize;
   if (args.num_rows < 0 || args.num_rows > kLargestCount) return Status::kInvalidSize;
   if (args.batch_size * args.num_true + args.num_sampled > kLargestCount) return Status::kInvalidSize;
   if (args.batch_size > 1 && args.input_row_stride < args.embedding_dim) return Status::kInvalidSize;
@@ -95,7 +98,10 @@ SharedPlan LayOut(const SampledSoftmaxArgs& args, const cpu::SharedKernels& kern
   const int64_t block_bytes = plan.block_rows * padded * element;
   const int64_t wanted =
       std::max<int64_t>(kRoundBytes / block_bytes, int64_t{kBlocksPerThread} * std::max(args.executor.num_threads, 1));
-  plan.blocks_per_round = std::clamp<int64_t>(wanted, 1, std::max<int64_t>(plan.num_blocks, 1));
+  const double input_bytes = static_cast<double>(b + args.num_sampled) * static_cast<double>(plan.dim_stride * element);
+  const double allowed = std::max(static_cast<double>(kMaxRoundBytes), input_bytes) / static_cast<double>(block_bytes);
+  const int64_t most = std::min(plan.num_blocks, static_cast<int64_t>(allowed));
+  plan.blocks_per_round = std::clamp<int64_t>(wanted, 1, std::max<int64_t>(most, 1));
   plan.scatter_rows = kScatterRows;
 
   const bool any_grad = args.grad_inputs != nullptr || args.grad_rows != nullptr;
@@ -214,6 +220,10 @@ Status SampledSoftmax(const SampledSoftmaxArgs& args) {
   SharedPlan plan = LayOut(args, kernels, &workspace);
   if (workspace.overflow()) return Status::kInvalidSize;
   if (args.workspace == nullptr || args.workspace_bytes < workspace.used()) return Status::kWorkspaceTooSmall;
+  cpu::PreferHugePages(args.workspace, workspace.used());
+  const size_t row_bytes = static_cast<size_t>(args.embedding_dim) * cpu::ComputeBytes(args.dtype);
+  cpu::PreferHugePages(args.grad_inputs, static_cast<size_t>(args.batch_size) * row_bytes);
+  cpu::PreferHugePages(args.grad_rows, static_cast<size_t>(args.num_rows) * row_bytes);
 
   plan.dtype = args.dtype;
   plan.inputs = args.inputs;
