@@ -21,6 +21,7 @@ __all__ = [
     "sampled_softmax_loss",
     "show_config",
     "softmax_loss_with_negative_mining",
+    "support_vector_guided_softmax_loss",
     "use_backend",
 ]
 
@@ -41,6 +42,7 @@ else:
     from fastneg.losses.rolled_softmax import softmax_loss_with_negative_mining
     from fastneg.losses.sampled_softmax import sampled_softmax_loss
     from fastneg.losses.shuffled_cosine import negative_cosine_loss
+    from fastneg.losses.sv_softmax import support_vector_guided_softmax_loss
 
     register_operations()
 

@@ -69,6 +69,32 @@ def embedding_pair(
     return left, right
 
 
+def scores(
+    positive_name: str, positive: Any, negatives_name: str, negatives: Any
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Checks the scores of positives, [P] or [P, 1], and negatives, [P, K], of one dtype."""
+    negatives = to_tensor(negatives_name, negatives)
+    positive = to_tensor(positive_name, positive, dtype_hint=negatives.dtype)
+    for name, value in ((positive_name, positive), (negatives_name, negatives)):
+        if value.dtype not in _FLOAT_DTYPES:
+            raise ValueError(
+                f"`{name}` must be float16, bfloat16, float32 or float64. "
+                f"Received: {value.dtype.name}."
+            )
+    if negatives.shape.rank not in (2, None):
+        raise ValueError(
+            f"`{negatives_name}` must have rank 2, [num_rows, num_negatives]. "
+            f"Received: {_text(negatives.shape)}."
+        )
+    if positive.dtype != negatives.dtype:
+        raise ValueError(
+            f"`{positive_name}` must have the dtype of `{negatives_name}`, {negatives.dtype.name}. "
+            f"Received: {positive.dtype.name}."
+        )
+    per_row(positive_name, positive, static_batch_size(negatives), allow_column=True)
+    return positive, negatives
+
+
 def embeddings(name: str, value: Any) -> tf.Tensor:
     """Checks one embedding matrix [B, D]."""
     value = to_tensor(name, value)
@@ -179,6 +205,32 @@ def per_row(
     size = "batch_size" if batch_size is None else batch_size
     expected = f"[{size}] or [{size}, 1]" if allow_column else f"[{size}]"
     raise ValueError(f"`{name}` must have shape {expected}. Received: {_text(value.shape)}.")
+
+
+def weights(
+    name: str, value: Any, rows: tf.Tensor, num_rows: int | None, dtype: tf.DType
+) -> tuple[tf.Tensor | None, float]:
+    """Returns weights per row, or None, and a factor for the loss.
+
+    Args:
+        name: The argument's name.
+        value: A number, a scalar tensor, or weights [B] or [B, 1].
+        rows: Something of shape [B] or [B, 1].
+        num_rows: B where it is static.
+        dtype: That of the result.
+    """
+    if is_number(value):
+        factor = number(name, value)
+        if factor != 0.0:
+            return None, factor
+        # No row counts, which is more than a loss times 0: NaN in an embedding must not survive.
+        value = tf.zeros([], dtype)
+    value = real_tensor(name, value, dtype)
+    if value.shape.rank == 0:
+        shape = tf.shape(rows) if num_rows is None else [num_rows]
+        return tf.broadcast_to(value, shape), 1.0
+    per_row(name, value, num_rows, allow_column=True)
+    return value, 1.0
 
 
 def is_number(value: Any) -> bool:

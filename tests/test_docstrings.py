@@ -15,6 +15,7 @@ from fastneg import config
         fastneg.negative_cosine_loss,
         fastneg.sampled_softmax_loss,
         fastneg.softmax_loss_with_negative_mining,
+        fastneg.support_vector_guided_softmax_loss,
         fastneg.use_backend,
         fastneg.layers.NegativeCosineLayer,
         fastneg.layers.NegativeMiningSoftmaxLoss,

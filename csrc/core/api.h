@@ -142,6 +142,44 @@ struct RandomPermutationsArgs {
 
 Status RandomPermutations(const RandomPermutationsArgs& args);
 
+// support_vector_guided_softmax_loss: each row's scores are given.
+//
+//   p = pos - margin
+//   s_k = t neg_k + t - 1 if p - neg_k < threshold else neg_k
+//   row loss = logsumexp(smooth p, smooth s_1 .. smooth s_K) - smooth p,  loss = sum_i w_i row_i / #{i: w_i != 0}
+//
+// Rows of weight 0 take no part. Buffers marked [compute] hold ComputeType(dtype). Gradients are those of `loss` itself
+// (upstream 1).
+struct SvSoftmaxArgs {
+  int64_t num_rows = 0;       // P >= 0.
+  int64_t num_negatives = 0;  // K >= 0; a row without negatives has loss 0.
+
+  DType dtype = DType::kFloat32;     // Of the scores: float16, bfloat16, float32 or float64.
+  const void* pos_score = nullptr;   // [P]
+  const void* neg_scores = nullptr;  // [P, K], dense.
+  const void* weights = nullptr;     // [P] [compute], or null for 1 everywhere.
+  double margin = 0.0;
+  double t = 1.0;
+  double smooth = 1.0;
+  double threshold = 0.0;
+
+  void* loss = nullptr;  // [compute], one value. Required.
+  // Optional results: null means that nobody pays for them. grad_pos and grad_neg come together.
+  void* grad_pos = nullptr;      // [P] [compute]
+  void* grad_neg = nullptr;      // [P, K] [compute], dense. May be the buffer of neg_scores itself if both types agree.
+  void* grad_weights = nullptr;  // [P] [compute]: row loss / number of weighted rows; only with `weights`.
+  void* grad_scalars = nullptr;  // [3] [compute]: d loss / d smooth, d margin, d t; only with grad_neg.
+
+  void* workspace = nullptr;  // Aligned to 64 bytes.
+  size_t workspace_bytes = 0;
+  Executor executor;
+};
+
+// As for RolledSoftmax.
+size_t SvSoftmaxWorkspaceBytes(const SvSoftmaxArgs& args);
+Status SvSoftmax(const SvSoftmaxArgs& args);
+int WorthwhileThreads(const SvSoftmaxArgs& args, int num_threads);
+
 // out[i] = dtype(scale * unit_grad[i]): turns gradients of a scalar loss for upstream 1 into those for
 // upstream `scale`. `unit_grad` is of ComputeType(dtype); `out` may be the same buffer when both types agree.
 struct ScaleGradArgs {

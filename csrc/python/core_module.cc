@@ -41,6 +41,7 @@ PYBIND11_MODULE(_core, m) {
   DefineRolledSoftmax(m);
   DefineShuffledCosine(m);
   DefineSampledSoftmax(m);
+  DefineSvSoftmax(m);
   m.def("available_isas", &Isas, "Instruction sets that this build and this machine share, weakest first.");
   m.def("active_isa", &CurrentIsa, "The instruction set in use; None if FASTNEG_ISA names an unavailable one.");
   m.def("set_isa", &ChooseIsa, py::arg("name"), "Uses the kernels of one instruction set from now on.");

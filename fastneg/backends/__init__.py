@@ -96,6 +96,39 @@ class ShuffledCosine(Protocol):
     ) -> tf.Tensor: ...
 
 
+class SvSoftmax(Protocol):
+    """`support_vector_guided_softmax_loss` as a backend computes it.
+
+    Args:
+        pos_score: [P] or [P, 1], float16, bfloat16, float32 or float64.
+        neg_scores: [P, K], the same dtype.
+        smooth: A finite Python float, or a scalar tensor in the compute dtype, which is
+            differentiated.
+        margin: As `smooth`.
+        t: As `smooth`.
+        threshold: As `smooth`, but a constant for differentiation.
+        weights: [P] or [P, 1] in the compute dtype, or None for 1 everywhere.
+
+    Returns:
+        The scalar loss in the compute dtype.
+
+    Raises:
+        tf.errors.InvalidArgumentError: Run-time shapes disagree.
+    """
+
+    def __call__(  # noqa: D102 - described by the class.
+        self,
+        pos_score: tf.Tensor,
+        neg_scores: tf.Tensor,
+        *,
+        smooth: float | tf.Tensor,
+        margin: float | tf.Tensor,
+        t: float | tf.Tensor,
+        threshold: float | tf.Tensor,
+        weights: tf.Tensor | None,
+    ) -> tf.Tensor: ...
+
+
 class SampledSoftmax(Protocol):
     """`sampled_softmax_loss` as a backend computes it.
 
@@ -164,6 +197,11 @@ class Backend(Protocol):
     @property
     def shuffled_cosine(self) -> ShuffledCosine:
         """`negative_cosine_loss`."""
+        ...
+
+    @property
+    def sv_softmax(self) -> SvSoftmax:
+        """`support_vector_guided_softmax_loss`."""
         ...
 
     @property

@@ -5,6 +5,7 @@ from typing import Any
 from fastneg.reference.rolled_softmax import rolled_softmax
 from fastneg.reference.sampled_softmax import sampled_softmax
 from fastneg.reference.shuffled_cosine import random_permutations, shuffled_cosine
+from fastneg.reference.sv_softmax import sv_softmax
 
 __all__ = [
     "describe",
@@ -13,6 +14,7 @@ __all__ = [
     "rolled_softmax",
     "sampled_softmax",
     "shuffled_cosine",
+    "sv_softmax",
 ]
 
 

@@ -44,7 +44,7 @@ def prepare(
     batch_size = validation.static_batch_size(user_emb, item_emb, labels)
     validation.per_row("labels", labels, batch_size, allow_column=True)
 
-    row_weights, loss_factor = _weights(weights, labels, batch_size, dtype)
+    row_weights, loss_factor = validation.weights("weights", weights, labels, batch_size, dtype)
     gamma = validation.number_or_scalar("gamma", gamma, dtype)
     margin = validation.number_or_scalar("margin", margin, dtype)
     t = validation.number_or_scalar("t", t, dtype)
@@ -103,24 +103,3 @@ def draw_shifts(
         seed=graph_seed or 0,
         seed2=op_seed or 0,
     )
-
-
-def _weights(
-    weights: Any, labels: tf.Tensor, batch_size: int | None, dtype: tf.DType
-) -> tuple[tf.Tensor | None, float]:
-    """Returns weights per row, or None, and a factor for the loss."""
-    if validation.is_number(weights):
-        factor = validation.number("weights", weights)
-        if factor != 0.0:
-            return None, factor
-        # No row counts, which is more than a loss times 0: NaN in an embedding must not survive.
-        weights = tf.zeros([], dtype)
-    weights = validation.real_tensor("weights", weights, dtype)
-    if weights.shape.rank == 0:
-        return tf.broadcast_to(weights, _row_shape(labels, batch_size)), 1.0
-    validation.per_row("weights", weights, batch_size, allow_column=True)
-    return weights, 1.0
-
-
-def _row_shape(labels: tf.Tensor, batch_size: int | None) -> Any:
-    return tf.shape(labels) if batch_size is None else [batch_size]

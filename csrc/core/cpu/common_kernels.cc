@@ -11,8 +11,10 @@ template <typename T, typename Storage>
 void ScaleRange(const ScaleGradArgs& args, int64_t begin, int64_t end) {
   const T* unit = static_cast<const T*>(args.unit_grad);
   Storage* out = static_cast<Storage*>(args.out);
-  const T scale = static_cast<T>(args.scale);
-  for (int64_t i = begin; i < end; ++i) Narrow(scale * unit[i], out + i);
+  const Vec<T> scale = Broadcast(static_cast<T>(args.scale));
+  ForChunks<T>(end - begin, [&](int64_t i, int64_t count) FASTNEG_LAMBDA_INLINE {
+    StoreNarrowed<T>(out + begin + i, scale * LoadValid(unit + begin + i, count), count);
+  });
 }
 
 void ScaleGradKernel(const ScaleGradArgs& args, int64_t begin, int64_t end) {

@@ -68,31 +68,73 @@ FASTNEG_INLINE void Narrow(float x, Float16* out) {  // Rounds to nearest, ties 
   out->bits = static_cast<uint16_t>(sign | half);
 }
 
+// As many 16-bit patterns as a vector of float has lanes.
+typedef uint16_t HalfBits __attribute__((vector_size(kVectorBytes / 2)));
+
+// The first `count` patterns at p, zeros behind them; reads nothing else.
+FASTNEG_INLINE HalfBits LoadHalfBits(const void* p, int64_t count) {
+  HalfBits bits{};
+#if defined(__AVX512BW__) && defined(__AVX512VL__)
+  bits = reinterpret_cast<HalfBits>(_mm256_maskz_loadu_epi16(static_cast<__mmask16>((1u << count) - 1), p));
+#else
+  if (count == kLanes<float>) {
+    __builtin_memcpy(&bits, p, sizeof(bits));
+  } else {
+    for (int64_t l = 0; l < count; ++l) bits[l] = static_cast<const uint16_t*>(p)[l];
+  }
+#endif
+  return bits;
+}
+
+FASTNEG_INLINE Vec<float> WidenBits(HalfBits bits, BFloat16) {
+  return reinterpret_cast<Vec<float>>(__builtin_convertvector(bits, Mask<float>) << 16);
+}
+FASTNEG_INLINE Vec<float> WidenBits(HalfBits bits, Float16) {
+#if defined(__AVX512F__)  // maskz: GCC 12 warns of the plain intrinsic's undefined register.
+  return reinterpret_cast<Vec<float>>(_mm512_maskz_cvtph_ps(0xffff, reinterpret_cast<__m256i>(bits)));
+#elif defined(__F16C__)
+  return reinterpret_cast<Vec<float>>(_mm256_cvtph_ps(reinterpret_cast<__m128i>(bits)));
+#else
+  Vec<float> v;
+  for (int l = 0; l < kLanes<float>; ++l) v[l] = Widen(Float16{bits[l]});
+  return v;
+#endif
+}
+
 // `count` elements (kLanes where the caller has a whole vector), widened; zeros behind them.
 template <typename T, typename Storage>
 FASTNEG_INLINE Vec<T> LoadWidened(const Storage* p, int64_t count) {
   if constexpr (sizeof(Storage) == sizeof(T)) {
-    const T* values = reinterpret_cast<const T*>(p);
-    return count == kLanes<T> ? Load(values) : LoadPartial(values, count);
+    return LoadValid(reinterpret_cast<const T*>(p), count);
   } else {
-    T lanes[kLanes<T>] = {};
+    return WidenBits(LoadHalfBits(p, count), Storage{});
+  }
+}
+
+// The first `count` lanes, narrowed; writes nothing else.
+template <typename T, typename Storage>
+FASTNEG_INLINE void StoreNarrowed(Storage* p, Vec<T> v, int64_t count) {
+  if constexpr (sizeof(Storage) == sizeof(T)) {
+    StoreValid(reinterpret_cast<T*>(p), v, count);
+  } else {
+    T lanes[kLanes<T>];
+    Store(lanes, v);
 #if defined(__F16C__)
     if constexpr (__is_same(Storage, Float16)) {
       if (count == kLanes<T>) {
         for (int l = 0; l < kLanes<T>; l += 8) {
-          const __m128i packed = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p + l));
-          _mm256_storeu_ps(lanes + l, _mm256_cvtph_ps(packed));
+          const __m128i packed = _mm256_cvtps_ph(_mm256_loadu_ps(lanes + l), _MM_FROUND_TO_NEAREST_INT);
+          _mm_storeu_si128(reinterpret_cast<__m128i*>(p + l), packed);
         }
-        return Load(lanes);
+        return;
       }
     }
 #endif
     if (count == kLanes<T>) {
-      for (int l = 0; l < kLanes<T>; ++l) lanes[l] = Widen(p[l]);
+      for (int l = 0; l < kLanes<T>; ++l) Narrow(lanes[l], p + l);
     } else {
-      for (int64_t l = 0; l < count; ++l) lanes[l] = Widen(p[l]);
+      for (int64_t l = 0; l < count; ++l) Narrow(lanes[l], p + l);
     }
-    return Load(lanes);
   }
 }
 

@@ -7,13 +7,11 @@ extern const CommonKernels kCommonKernels;
 extern const GatheredKernels kRolledSoftmaxKernels;
 extern const GatheredKernels kShuffledCosineKernels;
 extern const SharedKernels kSampledSoftmaxKernels;
+extern const SvSoftmaxKernels kSvSoftmaxKernels;
 
 extern const KernelTable kTable;
 const KernelTable kTable = {
-    &kCommonKernels,
-    &kRolledSoftmaxKernels,
-    &kShuffledCosineKernels,
-    &kSampledSoftmaxKernels,
+    &kCommonKernels, &kRolledSoftmaxKernels, &kShuffledCosineKernels, &kSampledSoftmaxKernels, &kSvSoftmaxKernels,
 };
 
 }  // namespace fastneg::cpu::FASTNEG_ISA_NAMESPACE

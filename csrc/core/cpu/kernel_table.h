@@ -27,6 +27,10 @@ struct GatheredKernels {
   void (*gather_item_grads[2])(void* plan, int64_t tile);
 };
 
+struct SvSoftmaxKernels {
+  void (*score_rows[2])(void* plan, int64_t task);  // The context is an SvSoftmaxPlan pointer.
+};
+
 // The passes of a loss all of whose rows score the same candidates. Contexts are SharedPlan pointers.
 struct SharedKernels {
   int64_t panel_width[2];  // Candidates that are scored side by side.
@@ -41,6 +45,7 @@ struct KernelTable {
   const GatheredKernels* rolled_softmax;
   const GatheredKernels* shuffled_cosine;
   const SharedKernels* sampled_softmax;
+  const SvSoftmaxKernels* sv_softmax;
 };
 
 }  // namespace fastneg::cpu

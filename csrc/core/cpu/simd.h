@@ -188,19 +188,25 @@ FASTNEG_INLINE constexpr Mask<T> ButterflyIndex() {
   return index;
 }
 
-// Lanes whose kStep bit is clear hold the sum of a's pair of lanes that differ in that bit, the others the sum of b's.
-template <typename T, int kStep>
-FASTNEG_INLINE Vec<T> MergePairSums(Vec<T> a, Vec<T> b) {
+// Lanes whose kStep bit is clear hold what `merge` makes of a's pair of lanes that differ in that bit, the others what
+// it makes of b's.
+template <typename T, int kStep, typename Merge>
+FASTNEG_INLINE Vec<T> MergePairs(Vec<T> a, Vec<T> b, const Merge& merge) {
   if constexpr (kVectorBytes >= 32) {  // A blend and a shuffle: fewer of the shuffles that only one port can do.
     Mask<T> from_b{}, crossed{};
     for (int l = 0; l < kLanes<T>; ++l) {
       from_b[l] = (l & kStep) ? -1 : 0;
       crossed[l] = static_cast<typename Simd<T>::Int>((l & kStep) ? (l & ~kStep) + kLanes<T> : (l | kStep));
     }
-    return (from_b ? b : a) + Lanes<T>(a, b, crossed);
+    return merge(from_b ? b : a, Lanes<T>(a, b, crossed));
   } else {
-    return Lanes<T>(a, b, ButterflyIndex<T, kStep, false>()) + Lanes<T>(a, b, ButterflyIndex<T, kStep, true>());
+    return merge(Lanes<T>(a, b, ButterflyIndex<T, kStep, false>()), Lanes<T>(a, b, ButterflyIndex<T, kStep, true>()));
   }
+}
+
+template <typename T, int kStep>
+FASTNEG_INLINE Vec<T> MergePairSums(Vec<T> a, Vec<T> b) {
+  return MergePairs<T, kStep>(a, b, [](Vec<T> x, Vec<T> y) FASTNEG_LAMBDA_INLINE { return x + y; });
 }
 
 // From kLanes vectors, pushed one by one with their place l, to one that holds in lane l the sum of the l-th one's
@@ -254,6 +260,18 @@ FASTNEG_INLINE T Sum(Vec<T> v) {
     Mask<T> swapped{};
     for (int l = 0; l < kLanes<T>; ++l) swapped[l] = static_cast<typename Simd<T>::Int>(l ^ kStep);
     return Sum<T, 2 * kStep>(v + Lanes<T>(v, v, swapped));
+  }
+}
+
+// The largest of v's lanes but for NaN.
+template <typename T, int kStep = 1>
+FASTNEG_INLINE T LargestLane(Vec<T> v) {
+  if constexpr (kStep == kLanes<T>) {
+    return v[0];
+  } else {
+    Mask<T> swapped{};
+    for (int l = 0; l < kLanes<T>; ++l) swapped[l] = static_cast<typename Simd<T>::Int>(l ^ kStep);
+    return LargestLane<T, 2 * kStep>(Max<T>(v, Lanes<T>(v, v, swapped)));
   }
 }
 

@@ -79,6 +79,41 @@ FASTNEG_INLINE Vec<T> Exp(Vec<T> x) {
   return x < C::kExpLowest ? Zero<T>() : result;
 }
 
+// 2^x for x below 128 (float) or 1024 (double); 0 where that is below the smallest normal number. Error at most 1 ulp
+// (float), 1.1 ulp (double). Where a factor of x is free anyway, this takes fewer steps than e^x.
+template <typename T>
+FASTNEG_INLINE Vec<T> Exp2(Vec<T> x) {
+  using C = MathConstants<T>;
+  constexpr T kLowest = T(1 - C::kExponentBias);
+  const Vec<T> shifted = x + C::kRound;
+  const Vec<T> r = x - (shifted - C::kRound);  // Exact, |r| <= 1 / 2.
+  // p = 1 + r q(r), where q interpolates (2^r - 1) / r at the Chebyshev nodes.
+  Vec<T> p;
+  if constexpr (sizeof(T) == 4) {  // Relative error below 6e-9.
+    p = r * T(0.000154531629451206902) + T(0.00133908633646712344);
+    p = p * r + T(0.00961808255727785149);
+    p = p * r + T(0.0555035711421907782);
+    p = p * r + T(0.240226507605681269);
+    p = p * r + T(0.693147188026228781);
+  } else {  // 2e-19
+    p = r * T(2.57293241773623042e-11) + T(4.45581790833606449e-10);
+    p = p * r + T(7.05489730415549928e-9);
+    p = p * r + T(1.01780570877339411e-7);
+    p = p * r + T(1.32154868087055628e-6);
+    p = p * r + T(0.0000152527338415567726);
+    p = p * r + T(0.000154035303933707334);
+    p = p * r + T(0.00133335581464064707);
+    p = p * r + T(0.00961812910762847949);
+    p = p * r + T(0.055504108664821627);
+    p = p * r + T(0.240226506959100712);
+    p = p * r + T(0.693147180559945309);
+  }
+  p = p * r + T(1);
+  const Mask<T> exponent = (Bits<T>(shifted) << C::kMantissaBits) + (C::kExponentBias << C::kMantissaBits);
+  const Vec<T> result = p * FromBits<T>(exponent);
+  return x < kLowest ? Zero<T>() : result;
+}
+
 // log(x) for positive normal x. Error at most 1 ulp of max(|log x|, 1).
 template <typename T>
 FASTNEG_INLINE Vec<T> Log(Vec<T> x) {

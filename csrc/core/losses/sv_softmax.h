@@ -27,6 +27,12 @@ FASTNEG_HOST_DEVICE auto IsHard(V positive, V negative) {
   return positive - negative < 0;
 }
 
+// The same with a threshold other than 0: the larger, the more negatives are hard.
+template <typename V, typename T>
+FASTNEG_HOST_DEVICE auto IsHard(V positive, V negative, T threshold) {
+  return positive - negative < threshold;
+}
+
 template <typename V, typename T>
 FASTNEG_HOST_DEVICE V HardScore(V negative, const SvSoftmaxParams<T>& params) {
   return params.t * negative + (params.t - T(1));

@@ -4,6 +4,7 @@ from fastneg.backends.native.library import describe, load
 from fastneg.backends.native.rolled_softmax import rolled_softmax
 from fastneg.backends.native.sampled_softmax import sampled_softmax
 from fastneg.backends.native.shuffled_cosine import random_permutations, shuffled_cosine
+from fastneg.backends.native.sv_softmax import sv_softmax
 
 __all__ = [
     "describe",
@@ -12,4 +13,5 @@ __all__ = [
     "rolled_softmax",
     "sampled_softmax",
     "shuffled_cosine",
+    "sv_softmax",
 ]

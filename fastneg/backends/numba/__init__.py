@@ -10,6 +10,7 @@ from fastneg.backends.numba.backend import describe, load
 from fastneg.backends.numba.rolled_softmax import rolled_softmax
 from fastneg.backends.numba.sampled_softmax import sampled_softmax
 from fastneg.backends.numba.shuffled_cosine import shuffled_cosine
+from fastneg.backends.numba.sv_softmax import sv_softmax
 from fastneg.reference.shuffled_cosine import random_permutations
 
 __all__ = [
@@ -19,4 +20,5 @@ __all__ = [
     "rolled_softmax",
     "sampled_softmax",
     "shuffled_cosine",
+    "sv_softmax",
 ]

@@ -1,0 +1,67 @@
+// The softmax over given scores for one instruction set. Compiled once for each, with FASTNEG_ISA_NAMESPACE naming it.
+#include "core/cpu/flush_denormals.h"
+#include "core/cpu/kernel_table.h"
+#include "core/cpu/sv_softmax_long_rows.h"
+#include "core/cpu/sv_softmax_plan.h"
+#include "core/cpu/sv_softmax_short_rows.h"
+
+namespace fastneg::cpu::FASTNEG_ISA_NAMESPACE {
+namespace {
+
+template <typename Rows>
+FASTNEG_INLINE void RunTask(const SvSoftmaxPlan& plan, int64_t task) {
+  Rows rows(plan);
+  const int64_t last = (task + 1) * plan.task_blocks;
+  for (int64_t block = task * plan.task_blocks; block < last && block < plan.num_blocks; ++block) {
+    const int64_t begin = block * plan.block_rows;
+    const int64_t end = begin + plan.block_rows < plan.num_rows ? begin + plan.block_rows : plan.num_rows;
+    rows.RunBlock(begin, end, plan.inverse_count, plan.block_sums + 4 * block);
+  }
+}
+
+template <typename T, typename Storage, SvSoftmaxWants kWants>
+void RunWidth(const SvSoftmaxPlan& plan, int64_t task) {
+  const int64_t k = plan.num_negatives;
+  if (k == 0 || k > kLanes<T>) return RunTask<LongRows<T, Storage, kWants>>(plan, task);
+  if (k == 1) return RunTask<ShortRows<T, kWants, 1>>(plan, task);
+  if (k == 2) return RunTask<ShortRows<T, kWants, 2>>(plan, task);
+  if constexpr (kLanes<T> >= 4) {
+    if (k <= 4) return RunTask<ShortRows<T, kWants, 4>>(plan, task);
+  }
+  if constexpr (kLanes<T> >= 8) {
+    if (k <= 8) return RunTask<ShortRows<T, kWants, 8>>(plan, task);
+  }
+  if constexpr (kLanes<T> >= 16) RunTask<ShortRows<T, kWants, 16>>(plan, task);
+}
+
+template <typename T, typename Storage>
+void RunWants(const SvSoftmaxPlan& plan, int64_t task) {
+  if (plan.want_scalars) return RunWidth<T, Storage, SvSoftmaxWants::kGradsAndScalars>(plan, task);
+  if (plan.grad_neg != nullptr) return RunWidth<T, Storage, SvSoftmaxWants::kGrads>(plan, task);
+  RunWidth<T, Storage, SvSoftmaxWants::kLoss>(plan, task);
+}
+
+template <typename T>
+void ScoreRows(void* context, int64_t task) {
+  const FlushDenormals flush;
+  const SvSoftmaxPlan& plan = *static_cast<const SvSoftmaxPlan*>(context);
+  if constexpr (sizeof(T) == 8) {
+    RunWants<double, double>(plan, task);
+  } else {
+    switch (plan.dtype) {
+      case DType::kFloat16:
+        return RunWants<float, Float16>(plan, task);
+      case DType::kBFloat16:
+        return RunWants<float, BFloat16>(plan, task);
+      default:
+        return RunWants<float, float>(plan, task);
+    }
+  }
+}
+
+}  // namespace
+
+extern const SvSoftmaxKernels kSvSoftmaxKernels;
+const SvSoftmaxKernels kSvSoftmaxKernels = {{ScoreRows<float>, ScoreRows<double>}};
+
+}  // namespace fastneg::cpu::FASTNEG_ISA_NAMESPACE

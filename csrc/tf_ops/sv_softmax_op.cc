@@ -1,0 +1,177 @@
+// Fastneg>SvSoftmax: support_vector_guided_softmax_loss, forward and, on request, all its gradients, for an upstream
+// gradient of 1; Fastneg>ScaleGrad turns them into the real ones. `weights` is a list of zero or one tensor.
+#include <cstdint>
+#include <string>
+
+#include "core/api.h"
+#include "tf_ops/checks.h"
+#include "tf_ops/kernel_context.h"
+#include "tf_ops/op_registration.h"
+#include "tf_ops/runtime.h"
+
+namespace fastneg::tf_ops {
+namespace {
+
+enum InputIndex { kPosScore, kNegScores, kSmooth, kMargin, kT, kThreshold, kWeights };
+enum OutputIndex { kLoss, kGradPos, kGradNeg, kGradWeights, kGradScalars };
+
+struct SvSoftmaxKernel {
+  bool with_grad = false;
+  bool with_scalar_grad = false;
+  bool has_weights = false;
+};
+
+struct Inputs {
+  Tensor pos_score, neg_scores, smooth, margin, t, threshold;
+  Tensor weights;  // Empty where not given.
+};
+
+void* Create(TF_OpKernelConstruction* construction) {
+  ScopedStatus status;
+  SvSoftmaxKernel kernel;
+  const bool ok = ReadFlag(construction, "with_grad", &kernel.with_grad, status) &&
+                  ReadFlag(construction, "with_scalar_grad", &kernel.with_scalar_grad, status) &&
+                  ReadPresence(construction, "num_weights", &kernel.has_weights, status);
+  if (!ok) {
+    TF_OpKernelConstruction_Failure(construction, status.get());
+    return nullptr;
+  }
+  return new SvSoftmaxKernel(kernel);
+}
+
+void Destroy(void* kernel) { delete static_cast<SvSoftmaxKernel*>(kernel); }
+
+Inputs ReadInputs(const SvSoftmaxKernel& kernel, KernelContext& context) {
+  Inputs inputs;
+  inputs.pos_score = context.Input(kPosScore);
+  inputs.neg_scores = context.Input(kNegScores);
+  inputs.smooth = context.Input(kSmooth);
+  inputs.margin = context.Input(kMargin);
+  inputs.t = context.Input(kT);
+  inputs.threshold = context.Input(kThreshold);
+  if (kernel.has_weights) inputs.weights = context.Input(kWeights);
+  return inputs;
+}
+
+void Validate(const Inputs& inputs, KernelContext& context) {
+  const Tensor& neg_scores = inputs.neg_scores;
+  if (neg_scores.rank() != 2) {
+    context.Fail(TF_INVALID_ARGUMENT,
+                 "`neg_scores` must have rank 2, [num_rows, num_negatives]. Received: " + neg_scores.ShapeText() + ".");
+    return;
+  }
+  CheckPerRow(context, "pos_score", inputs.pos_score, neg_scores.dim(0), true);
+  CheckPerRow(context, "weights", inputs.weights, neg_scores.dim(0), true);
+  CheckComputeType(context, "`smooth`, `margin`, `t`, `threshold` and `weights`", inputs.smooth.dtype(),
+                   neg_scores.dtype());
+  CheckScalar(context, "smooth", inputs.smooth);
+  CheckScalar(context, "margin", inputs.margin);
+  CheckScalar(context, "t", inputs.t);
+  CheckScalar(context, "threshold", inputs.threshold);
+}
+
+// Outputs that were not asked for have no elements and stay null for the core.
+struct Outputs {
+  Tensor loss, grad_pos, grad_neg, grad_weights, grad_scalars;
+};
+
+// The gradient of the scores takes their place in memory where TensorFlow needs them no longer and their types agree.
+Tensor GradNegBuffer(Inputs* inputs, KernelContext& context) {
+  const TF_DataType dtype = inputs->smooth.dtype();
+  const int64_t dims[] = {inputs->neg_scores.dim(0), inputs->neg_scores.dim(1)};
+  if (inputs->neg_scores.dtype() != dtype) return context.AllocateOutput(kGradNeg, dtype, dims, 2);
+  inputs->neg_scores = Tensor();  // No buffer is given away while there is another reference to it.
+  bool forwarded = false;
+  Tensor grad = context.ForwardInputOrAllocateOutput(kNegScores, kGradNeg, dims, 2, &forwarded);
+  if (!forwarded) inputs->neg_scores = context.Input(kNegScores);
+  return grad;
+}
+
+Outputs AllocateOutputs(const SvSoftmaxKernel& kernel, Inputs* inputs, KernelContext& context) {
+  const TF_DataType dtype = inputs->smooth.dtype();
+  const int64_t num_rows = inputs->neg_scores.dim(0);
+  const auto allocate_if = [&](bool wanted, int index, int64_t size) {
+    Tensor tensor = context.AllocateOutput(index, dtype, {wanted ? size : 0});
+    return wanted ? static_cast<Tensor&&>(tensor) : Tensor();
+  };
+  Outputs outputs;
+  outputs.loss = context.AllocateOutput(kLoss, dtype, {});
+  outputs.grad_pos = allocate_if(kernel.with_grad, kGradPos, num_rows);
+  outputs.grad_weights = allocate_if(kernel.with_grad && kernel.has_weights, kGradWeights, num_rows);
+  outputs.grad_scalars = allocate_if(kernel.with_grad && kernel.with_scalar_grad, kGradScalars, 3);
+  if (kernel.with_grad) {
+    outputs.grad_neg = GradNegBuffer(inputs, context);
+  } else {
+    context.AllocateOutput(kGradNeg, dtype, {0});
+  }
+  return outputs;
+}
+
+void Run(const Inputs& inputs, const Outputs& outputs, KernelContext& context, SvSoftmaxArgs* args) {
+  args->pos_score = inputs.pos_score.data();
+  args->neg_scores = inputs.neg_scores ? inputs.neg_scores.data() : outputs.grad_neg.data();
+  args->smooth = ScalarValue(inputs.smooth);
+  args->margin = ScalarValue(inputs.margin);
+  args->t = ScalarValue(inputs.t);
+  args->threshold = ScalarValue(inputs.threshold);
+  if (inputs.weights) args->weights = inputs.weights.data();
+  args->loss = outputs.loss.data();
+  if (outputs.grad_pos) args->grad_pos = outputs.grad_pos.data();
+  if (outputs.grad_neg) args->grad_neg = outputs.grad_neg.data();
+  if (outputs.grad_weights) args->grad_weights = outputs.grad_weights.data();
+  if (outputs.grad_scalars) args->grad_scalars = outputs.grad_scalars.data();
+  args->executor = PoolExecutor(WorthwhileThreads(*args, NumThreads()));
+  args->workspace_bytes = SvSoftmaxWorkspaceBytes(*args);
+  const AlignedTemp workspace(context, args->workspace_bytes);
+  if (!context.ok()) return;
+  args->workspace = workspace.data();
+  const Status status = SvSoftmax(*args);
+  if (status == Status::kInvalidSize) {
+    context.Fail(TF_INVALID_ARGUMENT, "`neg_scores` must have sizes whose product is below 2^48. Received: [" +
+                                          Text(args->num_rows) + ", " + Text(args->num_negatives) + "].");
+  } else if (status != Status::kOk) {
+    context.Fail(TF_INTERNAL, "Fastneg>SvSoftmax: " + CoreStatusText(status) + ".");
+  }
+}
+
+void Compute(void* opaque, TF_OpKernelContext* tf_context) {
+  const SvSoftmaxKernel& kernel = *static_cast<const SvSoftmaxKernel*>(opaque);
+  KernelContext context(tf_context);
+  if (!RuntimeIsUsable(context)) return;
+  Inputs inputs = ReadInputs(kernel, context);
+  if (context.ok()) Validate(inputs, context);
+  if (!context.ok()) return;
+  SvSoftmaxArgs args;
+  args.num_rows = inputs.neg_scores.dim(0);
+  args.num_negatives = inputs.neg_scores.dim(1);
+  ToCoreType(inputs.neg_scores.dtype(), &args.dtype);
+  const Outputs outputs = AllocateOutputs(kernel, &inputs, context);
+  if (context.ok()) Run(inputs, outputs, context, &args);
+}
+
+void InferShapes(TF_ShapeInferenceContext* context, TF_Status* status) {
+  constexpr InputRank kRanks[] = {
+      {kPosScore, 1, 2, "`pos_score` must have shape [num_rows] or [num_rows, 1]"},
+      {kNegScores, 2, 2, "`neg_scores` must have rank 2, [num_rows, num_negatives]"},
+      {kSmooth, 0, 0, "`smooth` must be a scalar"},
+      {kMargin, 0, 0, "`margin` must be a scalar"},
+      {kT, 0, 0, "`t` must be a scalar"},
+      {kThreshold, 0, 0, "`threshold` must be a scalar"},
+  };
+  if (CheckRanks(kRanks, context, status)) SetScalarLossShapes(context, status);
+}
+
+[[maybe_unused]] const bool kRegistered = RegisterOp(
+    {
+        "Fastneg>SvSoftmax",
+        {"pos_score: T", "neg_scores: T", "smooth: Tc", "margin: Tc", "t: Tc", "threshold: Tc",
+         "weights: num_weights * Tc"},
+        {"loss: Tc", "grad_pos: Tc", "grad_neg: Tc", "grad_weights: Tc", "grad_scalars: Tc"},
+        {"T: {half, bfloat16, float, double}", "Tc: {float, double}", "num_weights: int >= 0",
+         "with_grad: bool = false", "with_scalar_grad: bool = false"},
+        &InferShapes,
+    },
+    {&Create, &Compute, &Destroy});
+
+}  // namespace
+}  // namespace fastneg::tf_ops

@@ -1,0 +1,50 @@
+"""The native `support_vector_guided_softmax_loss`: the operation and its gradient."""
+
+import tensorflow as tf
+
+from fastneg.backends.native.fused_loss import Call, FusedLoss, Grads, reshaped
+from fastneg.backends.native.scale_grad import scale_grad
+
+
+def sv_softmax(
+    pos_score: tf.Tensor,
+    neg_scores: tf.Tensor,
+    *,
+    smooth: float | tf.Tensor,
+    margin: float | tf.Tensor,
+    t: float | tf.Tensor,
+    threshold: float | tf.Tensor,
+    weights: tf.Tensor | None,
+) -> tf.Tensor:
+    """Calls the operation: `fastneg.backends.SvSoftmax`."""
+    required = [pos_score, neg_scores, smooth, margin, t, threshold]
+    scalar_places = [place for place in (2, 3, 4) if isinstance(required[place], tf.Tensor)]
+    if neg_scores.dtype == tf.float64:
+        # Numbers become float32 by themselves, which is right for every other dtype.
+        required[2:] = [tf.convert_to_tensor(value, tf.float64) for value in required[2:]]
+    return _loss(
+        required,
+        [weights],
+        differentiable=[0, 1, *scalar_places],
+        with_scalar_grad=bool(scalar_places),
+    )
+
+
+def _gradients(grad_loss: tf.Tensor, call: Call) -> tuple[Grads, Grads]:
+    pos_score, weights = call.required[0], call.optional[0]
+    _, unit_pos, unit_neg, unit_weights, unit_scalars = call.outputs
+    grad_pos, grad_neg = scale_grad(grad_loss, [unit_pos, unit_neg], pos_score.dtype)
+    with_scalar_grad = call.attribute("with_scalar_grad")
+    small = [unit_weights] * (weights is not None) + [unit_scalars] * with_scalar_grad
+    grads = iter(scale_grad(grad_loss, small, grad_loss.dtype) if small else [])
+    grad_weights = None if weights is None else reshaped(next(grads), weights)
+    grad_scalars = tf.unstack(next(grads), num=3) if with_scalar_grad else [None] * 3
+    return [reshaped(grad_pos, pos_score), grad_neg, *grad_scalars, None], [grad_weights]
+
+
+_loss = FusedLoss(
+    "Fastneg>SvSoftmax",
+    _gradients,
+    attributes=("with_scalar_grad",),
+    optional_inputs={"num_weights": True},
+)
