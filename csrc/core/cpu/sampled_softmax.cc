@@ -19,9 +19,9 @@ using cpu::SharedPlan;
 
 constexpr int64_t kLargestCount = (int64_t{1} << 31) - 1;  // Labels and candidates are counted in int32.
 
-// Exponentials of a round, or twice as many blocks as there are threads if that is more; but not so much more that they
-// would outgrow this bound and what the inputs take.
-constexpr int64_t kRoundBytes = 4 << 20;
+// Scratch of a round, or twice as many blocks as there are threads if that is more; but not so much more that they
+// would outgrow the larger bound and what the inputs take.
+constexpr int64_t kRoundBytes = 2 << 20;
 constexpr int kBlocksPerThread = 2;
 constexpr int64_t kMaxRoundBytes = 64 << 20;
 // A block's exponentials should not be larger: they are read four times, best from the second-level cache.
@@ -95,7 +95,7 @@ SharedPlan LayOut(const SampledSoftmaxArgs& args, const cpu::SharedKernels& kern
   const int64_t padded = plan.num_panels * plan.panel_width;
   plan.block_rows = BlockRows(args, padded * element);
   plan.num_blocks = CeilDiv(b, plan.block_rows);
-  const int64_t block_bytes = plan.block_rows * padded * element;
+  const int64_t block_bytes = plan.block_rows * (padded + 2 * plan.dim_stride) * element;
   const int64_t wanted =
       std::max<int64_t>(kRoundBytes / block_bytes, int64_t{kBlocksPerThread} * std::max(args.executor.num_threads, 1));
   const double input_bytes = static_cast<double>(b + args.num_sampled) * static_cast<double>(plan.dim_stride * element);
@@ -220,10 +220,14 @@ Status SampledSoftmax(const SampledSoftmaxArgs& args) {
   SharedPlan plan = LayOut(args, kernels, &workspace);
   if (workspace.overflow()) return Status::kInvalidSize;
   if (args.workspace == nullptr || args.workspace_bytes < workspace.used()) return Status::kWorkspaceTooSmall;
-  cpu::PreferHugePages(args.workspace, workspace.used());
+  // Smaller buffers come from memory that the process has used before: asking would cost more than it brings.
+  constexpr size_t kLarge = 8 << 20;
   const size_t row_bytes = static_cast<size_t>(args.embedding_dim) * cpu::ComputeBytes(args.dtype);
-  cpu::PreferHugePages(args.grad_inputs, static_cast<size_t>(args.batch_size) * row_bytes);
-  cpu::PreferHugePages(args.grad_rows, static_cast<size_t>(args.num_rows) * row_bytes);
+  const size_t input_bytes = static_cast<size_t>(args.batch_size) * row_bytes;
+  const size_t table_bytes = static_cast<size_t>(args.num_rows) * row_bytes;
+  if (workspace.used() >= kLarge) cpu::PreferHugePages(args.workspace, workspace.used());
+  if (input_bytes >= kLarge) cpu::PreferHugePages(args.grad_inputs, input_bytes);
+  if (table_bytes >= kLarge) cpu::PreferHugePages(args.grad_rows, table_bytes);
 
   plan.dtype = args.dtype;
   plan.inputs = args.inputs;
