@@ -19,6 +19,7 @@ SUITES = (
     "shuffled_cosine",
     "sv_softmax",
     "pairwise_logistic",
+    "sampled_softmax",
 )
 Kind = Literal["TensorFlow form", "peer", "fastneg", "overhead"]
 

@@ -19,6 +19,7 @@ __all__ = [
     "negative_cosine_loss",
     "pairwise_loss",
     "reference",
+    "sampled_softmax_loss",
     "show_config",
     "softmax_loss_with_negative_mining",
     "support_vector_guided_softmax_loss",
@@ -41,6 +42,7 @@ else:
     from fastneg.config import build_info, show_config, use_backend
     from fastneg.losses.pairwise_logistic import pairwise_loss
     from fastneg.losses.rolled_softmax import softmax_loss_with_negative_mining
+    from fastneg.losses.sampled_softmax import sampled_softmax_loss
     from fastneg.losses.shuffled_cosine import negative_cosine_loss
     from fastneg.losses.sv_softmax import support_vector_guided_softmax_loss
 

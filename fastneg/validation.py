@@ -105,6 +105,67 @@ def floating(name: str, value: Any) -> tf.Tensor:
     return value
 
 
+def embeddings(name: str, value: Any) -> tf.Tensor:
+    """Checks one embedding matrix [B, D]."""
+    value = to_tensor(name, value)
+    if value.dtype not in _EMBEDDING_DTYPES:
+        raise ValueError(
+            f"`{name}` must be float16, bfloat16, float32 or float64. Received: {value.dtype.name}."
+        )
+    if value.shape.rank not in (2, None):
+        raise ValueError(
+            f"`{name}` must have rank 2, [batch_size, embedding_dim]. "
+            f"Received: {_text(value.shape)}."
+        )
+    return value
+
+
+def table(name: str, value: Any, num_rows: int, row_shape: list[int | None]) -> list[Any]:
+    """Checks a table that may come in shards; returns these as `tf.gather` takes them.
+
+    A variable stays one: reading all of it would copy it, and gathering its rows does not.
+    """
+    shards = list(value) if isinstance(value, (list, tuple)) else [value]
+    if not shards:
+        raise ValueError(f"`{name}` must have at least one shard. Received: {value!r}.")
+    shards = [_gatherable(name, shard) for shard in shards]
+    sizes: list[int | None] = []
+    expected = [num_rows if len(shards) == 1 else None, *row_shape]
+    for shard in shards:
+        if shard.dtype not in _EMBEDDING_DTYPES or shard.dtype != shards[0].dtype:
+            raise ValueError(
+                f"`{name}` must be float16, bfloat16, float32 or float64, the same in all shards. "
+                f"Received: {shard.dtype.name}."
+            )
+        if not shard.shape.is_compatible_with(expected):
+            dims = [
+                "num_classes" if len(shards) == 1 else "rows",
+                *["embedding_dim"] * len(row_shape),
+            ]
+            raise ValueError(
+                f"`{name}` must have shape [{', '.join(dims)}], "
+                f"{[size if size is not None else 'any' for size in expected]}. "
+                f"Received: {_text(shard.shape)}."
+            )
+        sizes.append(shard.shape[0] if shard.shape.rank else None)
+    # How TensorFlow's "div" strategy splits a table: evenly, the first shards one row larger.
+    even = [num_rows // len(shards) + (i < num_rows % len(shards)) for i in range(len(shards))]
+    if any(size not in (wanted, None) for size, wanted in zip(sizes, even, strict=True)):
+        raise ValueError(
+            f"`{name}` must have `num_classes`, {num_rows}, rows, evenly split into shards of "
+            f"{even} rows. Received: {sizes}."
+        )
+    return shards
+
+
+def _gatherable(name: str, value: Any) -> Any:
+    if isinstance(value, (tf.Variable, tf.Tensor)):
+        return value
+    # A variable of Keras holds one of TensorFlow.
+    inner = getattr(value, "_value", None)
+    return inner if isinstance(inner, tf.Variable) else to_tensor(name, value)
+
+
 def static_batch_size(*tensors: tf.Tensor | None) -> int | None:
     """Returns the first dimension of the first tensor that has it static."""
     for tensor in tensors:

@@ -14,11 +14,13 @@ from fastneg import config
     [
         fastneg.negative_cosine_loss,
         fastneg.pairwise_loss,
+        fastneg.sampled_softmax_loss,
         fastneg.softmax_loss_with_negative_mining,
         fastneg.support_vector_guided_softmax_loss,
         fastneg.use_backend,
         fastneg.layers.NegativeCosineLayer,
         fastneg.layers.NegativeMiningSoftmaxLoss,
+        fastneg.layers.SampledSoftmaxLayer,
     ],
     ids=lambda value: value.__name__,
 )

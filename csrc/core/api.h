@@ -44,12 +44,14 @@ enum class Status : int32_t {
   kWorkspaceTooSmall,  // workspace_bytes is below what <Loss>WorkspaceBytes asks for.
   kIsaUnavailable,     // FASTNEG_ISA names an instruction set that this build or machine lacks.
   kZeroTemperature,    // PairwiseLogistic's temperature is 0.
+  kIdOutOfRange,       // An id or a row index is not in the range that its argument names.
 };
 
-// One step of a parallel computation: `task(context, index)` for index 0 .. num_tasks - 1, in any order.
+// One step of a parallel computation: `task(context, first_index + n)` for n = 0 .. num_tasks - 1, in any order.
 struct Phase {
   int64_t num_tasks = 0;
   void (*task)(void* context, int64_t index) = nullptr;
+  int64_t first_index = 0;
 };
 
 // Runs phases one after the other; the tasks inside a phase may run concurrently. `run` is null for
@@ -233,6 +235,87 @@ struct ScaleGradArgs {
 };
 
 Status ScaleGrad(const ScaleGradArgs& args);
+
+// The distinct table rows that labels and sampled ids name, so that each is gathered, and gets a gradient, once.
+struct SampledRowsArgs {
+  int64_t num_labels = 0;            // Labels of all rows of the batch together.
+  int64_t num_sampled = 0;           // num_labels + num_sampled < 2^31.
+  int64_t num_classes = 0;           // Ids are 0 .. num_classes - 1.
+  const int64_t* labels = nullptr;   // [num_labels]
+  const int64_t* sampled = nullptr;  // [num_sampled]
+
+  // Distinct ids in the order in which they first occur, sampled ids before labels. Room for all of them; their number
+  // is stored in num_rows.
+  int64_t* ids = nullptr;
+  int32_t* label_rows = nullptr;    // [num_labels] where in `ids` each label is.
+  int32_t* sampled_rows = nullptr;  // [num_sampled]
+  int64_t* num_rows = nullptr;
+
+  void* workspace = nullptr;  // Aligned to 64 bytes.
+  size_t workspace_bytes = 0;
+
+  // Set on Status::kIdOutOfRange: the first offending index into labels followed by sampled.
+  int64_t* error_index = nullptr;
+};
+
+size_t SampledRowsWorkspaceBytes(const SampledRowsArgs& args);
+
+Status SampledRows(const SampledRowsArgs& args);
+
+// sampled_softmax_loss: every row's candidates are its own labels and S sampled ones, the same for all rows.
+//
+//   l_it = <x_i, w_label(i,t)> + b_label(i,t) - log c_it            (positives, t = 1 .. num_true)
+//   m_is = <x_i, w_s> + b_s - log c_s, left out where s is an accidental hit of row i
+//   loss_i = log(sum_t exp l_it + sum_s exp m_is) - mean_t l_it
+//
+// Table rows are given by their index into `rows`, which holds each distinct one once (SampledRows). A sampled
+// candidate is an accidental hit of a row if it is the last one with the table row of one of the row's labels: where an
+// id was sampled twice only the last one counts as a hit, as in tf.nn.compute_accidental_hits.
+//
+// Buffers marked [compute] hold ComputeType(dtype). Gradients are those of sum_i row_weights_i loss_i.
+struct SampledSoftmaxArgs {
+  int64_t batch_size = 0;     // B >= 0.
+  int64_t embedding_dim = 0;  // D >= 0.
+  int64_t num_true = 0;       // >= 1.
+  int64_t num_sampled = 0;    // S >= 1. B * num_true + S < 2^31.
+  int64_t num_rows = 0;       // U
+
+  DType dtype = DType::kFloat32;  // Of inputs and rows: float16, bfloat16, float32 or float64.
+  const void* inputs = nullptr;   // [B, D], rows input_row_stride apart, each row contiguous.
+  const void* rows = nullptr;     // [U, D]
+  int64_t input_row_stride = 0;
+  int64_t row_stride = 0;
+  const void* biases = nullptr;                  // [U] [compute], or null for none.
+  const int32_t* label_rows = nullptr;           // [B, num_true], each in 0 .. U - 1.
+  const int32_t* sampled_rows = nullptr;         // [S], likewise.
+  const void* true_expected_count = nullptr;     // c_it, [B, num_true] [compute]
+  const void* sampled_expected_count = nullptr;  // c_s, [S] [compute]
+  bool remove_accidental_hits = true;
+  const void* row_weights = nullptr;  // [B] [compute]: for the gradients alone; null for 1.
+
+  void* loss = nullptr;  // [B] [compute]; null: not wanted.
+  // Null: not wanted, and nobody pays for it.
+  void* grad_inputs = nullptr;  // [B, D] [compute], dense.
+  void* grad_rows = nullptr;    // [U, D] [compute], dense.
+  void* grad_biases = nullptr;  // [U] [compute]; only with `biases` and grad_rows.
+
+  void* workspace = nullptr;  // Aligned to 64 bytes.
+  size_t workspace_bytes = 0;
+  Executor executor;
+
+  // Set on Status::kIdOutOfRange: the first offending index into label_rows followed by sampled_rows.
+  int64_t* error_index = nullptr;
+};
+
+// Bytes of workspace that SampledSoftmax needs for these sizes, requested results and threads. The pointers are only
+// compared with null. Returns 0 for sizes that SampledSoftmax refuses.
+size_t SampledSoftmaxWorkspaceBytes(const SampledSoftmaxArgs& args);
+
+Status SampledSoftmax(const SampledSoftmaxArgs& args);
+
+// num_threads, or 1 where handing work to other threads would take longer than it saves. Looks at sizes and requested
+// results alone.
+int WorthwhileThreads(const SampledSoftmaxArgs& args, int num_threads);
 
 // Instruction sets this build holds kernels for and this machine can run, weakest first, null-terminated:
 // "baseline", "x86-64-v3", "x86-64-v4".

@@ -40,6 +40,7 @@ PYBIND11_MODULE(_core, m) {
   m.doc() = "The fastneg core on NumPy arrays, without TensorFlow.";
   DefineRolledSoftmax(m);
   DefineShuffledCosine(m);
+  DefineSampledSoftmax(m);
   DefineSvSoftmax(m);
   DefinePairwiseLogistic(m);
   m.def("available_isas", &Isas, "Instruction sets that this build and this machine share, weakest first.");

@@ -129,6 +129,46 @@ class SvSoftmax(Protocol):
     ) -> tf.Tensor: ...
 
 
+class SampledSoftmax(Protocol):
+    """`sampled_softmax_loss` as a backend computes it.
+
+    Args:
+        weights: The table [V, D] in shards, each a variable or a tensor; one or more.
+        biases: As the table, [V], or None.
+        labels: [B, num_true], int64.
+        inputs: [B, D], float16, bfloat16, float32 or float64.
+        sampled: [S], int64.
+        true_expected_count: [B, num_true] in the compute dtype of `inputs`, a constant for
+            differentiation.
+        sampled_expected_count: [S], likewise.
+        num_true: At least 1.
+        num_classes: V.
+        remove_accidental_hits: Whether samples that are labels of a row are left out of its loss.
+
+    Returns:
+        The losses [B] in the compute dtype.
+
+    Raises:
+        tf.errors.InvalidArgumentError: Run-time shapes disagree, or a label or a sample is not in
+            0 .. V - 1.
+    """
+
+    def __call__(  # noqa: D102 - described by the class.
+        self,
+        weights: list[Any],
+        biases: list[Any] | None,
+        labels: tf.Tensor,
+        inputs: tf.Tensor,
+        sampled: tf.Tensor,
+        true_expected_count: tf.Tensor,
+        sampled_expected_count: tf.Tensor,
+        *,
+        num_true: int,
+        num_classes: int,
+        remove_accidental_hits: bool,
+    ) -> tf.Tensor: ...
+
+
 class RandomPermutations(Protocol):
     """Draws independent, uniformly distributed permutations of 0 .. size-1.
 
@@ -193,6 +233,11 @@ class Backend(Protocol):
     @property
     def sv_softmax(self) -> SvSoftmax:
         """`support_vector_guided_softmax_loss`."""
+        ...
+
+    @property
+    def sampled_softmax(self) -> SampledSoftmax:
+        """`sampled_softmax_loss`."""
         ...
 
     @property

@@ -4,6 +4,7 @@ from typing import Any
 
 from fastneg.reference.pairwise_logistic import pairwise_logistic
 from fastneg.reference.rolled_softmax import rolled_softmax
+from fastneg.reference.sampled_softmax import sampled_softmax
 from fastneg.reference.shuffled_cosine import random_permutations, shuffled_cosine
 from fastneg.reference.sv_softmax import sv_softmax
 
@@ -13,6 +14,7 @@ __all__ = [
     "pairwise_logistic",
     "random_permutations",
     "rolled_softmax",
+    "sampled_softmax",
     "shuffled_cosine",
     "sv_softmax",
 ]

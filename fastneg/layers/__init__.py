@@ -14,5 +14,6 @@ if keras.backend.backend() != "tensorflow":
 
 from fastneg.layers.negative_cosine import NegativeCosineLayer
 from fastneg.layers.negative_mining_softmax import NegativeMiningSoftmaxLoss
+from fastneg.layers.sampled_softmax import SampledSoftmaxLayer
 
-__all__ = ["NegativeCosineLayer", "NegativeMiningSoftmaxLoss"]
+__all__ = ["NegativeCosineLayer", "NegativeMiningSoftmaxLoss", "SampledSoftmaxLayer"]

@@ -6,12 +6,14 @@ what the fused forms are tested and measured against.
 
 from fastneg.reference.pairwise_logistic import pairwise_loss
 from fastneg.reference.rolled_softmax import softmax_loss_with_negative_mining
+from fastneg.reference.sampled_softmax import sampled_softmax_loss
 from fastneg.reference.shuffled_cosine import negative_cosine_loss
 from fastneg.reference.sv_softmax import support_vector_guided_softmax_loss
 
 __all__ = [
     "negative_cosine_loss",
     "pairwise_loss",
+    "sampled_softmax_loss",
     "softmax_loss_with_negative_mining",
     "support_vector_guided_softmax_loss",
 ]

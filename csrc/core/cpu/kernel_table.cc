@@ -6,12 +6,14 @@ namespace fastneg::cpu::FASTNEG_ISA_NAMESPACE {
 extern const CommonKernels kCommonKernels;
 extern const GatheredKernels kRolledSoftmaxKernels;
 extern const GatheredKernels kShuffledCosineKernels;
+extern const SharedKernels kSampledSoftmaxKernels;
 extern const SvSoftmaxKernels kSvSoftmaxKernels;
 extern const PairwiseKernels kPairwiseKernels;
 
 extern const KernelTable kTable;
 const KernelTable kTable = {
-    &kCommonKernels, &kRolledSoftmaxKernels, &kShuffledCosineKernels, &kSvSoftmaxKernels, &kPairwiseKernels,
+    &kCommonKernels,         &kRolledSoftmaxKernels, &kShuffledCosineKernels,
+    &kSampledSoftmaxKernels, &kSvSoftmaxKernels,     &kPairwiseKernels,
 };
 
 }  // namespace fastneg::cpu::FASTNEG_ISA_NAMESPACE

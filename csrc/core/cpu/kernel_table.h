@@ -45,10 +45,20 @@ struct PairwiseKernels {
   void (*finish[2])(void* plan, int64_t task);
 };
 
+// The passes of a loss all of whose rows score the same candidates. Contexts are SharedPlan pointers.
+struct SharedKernels {
+  int64_t panel_width[2];  // Candidates that are scored side by side.
+  void (*pack_candidates[2])(void* plan, int64_t panel);
+  void (*score_block[2])(void* plan, int64_t block);
+  void (*candidate_grads[2])(void* plan, int64_t index);  // index: round * num_panels + panel.
+  void (*scatter_row_grads[2])(void* plan, int64_t task);
+};
+
 struct KernelTable {
   const CommonKernels* common;
   const GatheredKernels* rolled_softmax;
   const GatheredKernels* shuffled_cosine;
+  const SharedKernels* sampled_softmax;
   const SvSoftmaxKernels* sv_softmax;
   const PairwiseKernels* pairwise;
 };

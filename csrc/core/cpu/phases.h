@@ -9,7 +9,7 @@ namespace fastneg::cpu {
 inline void RunPhases(const Executor& executor, const Phase* phases, int num_phases, void* context) {
   if (executor.run != nullptr) return executor.run(executor.self, phases, num_phases, context);
   for (int p = 0; p < num_phases; ++p) {
-    for (int64_t i = 0; i < phases[p].num_tasks; ++i) phases[p].task(context, i);
+    for (int64_t n = 0; n < phases[p].num_tasks; ++n) phases[p].task(context, phases[p].first_index + n);
   }
 }
 

@@ -82,7 +82,7 @@ class alignas(64) Job {
       if (task >= num_tasks_) return;
       while (phase + 1 < num_phases_ && task >= first_task_[phase + 1]) ++phase;
       AwaitFinished(first_task_[phase]);
-      phases_[phase].task(context_, task - first_task_[phase]);
+      phases_[phase].task(context_, phases_[phase].first_index + task - first_task_[phase]);
       finished_.fetch_add(1, std::memory_order_acq_rel);
     }
   }
@@ -235,7 +235,7 @@ void RunPhases(int num_threads, const Phase* phases, int num_phases, void* conte
       continue;
     }
     for (int p = first; p < first + count; ++p) {
-      for (int64_t task = 0; task < phases[p].num_tasks; ++task) phases[p].task(context, task);
+      for (int64_t n = 0; n < phases[p].num_tasks; ++n) phases[p].task(context, phases[p].first_index + n);
     }
   }
 }

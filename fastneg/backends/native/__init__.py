@@ -3,6 +3,7 @@
 from fastneg.backends.native.library import describe, load
 from fastneg.backends.native.pairwise_logistic import pairwise_logistic
 from fastneg.backends.native.rolled_softmax import rolled_softmax
+from fastneg.backends.native.sampled_softmax import sampled_softmax
 from fastneg.backends.native.shuffled_cosine import random_permutations, shuffled_cosine
 from fastneg.backends.native.sv_softmax import sv_softmax
 
@@ -12,6 +13,7 @@ __all__ = [
     "pairwise_logistic",
     "random_permutations",
     "rolled_softmax",
+    "sampled_softmax",
     "shuffled_cosine",
     "sv_softmax",
 ]

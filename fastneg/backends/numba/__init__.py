@@ -9,6 +9,7 @@ on disk, next to this file or, where that cannot be written, in the user's cache
 from fastneg.backends.numba.backend import describe, load
 from fastneg.backends.numba.pairwise_logistic import pairwise_logistic
 from fastneg.backends.numba.rolled_softmax import rolled_softmax
+from fastneg.backends.numba.sampled_softmax import sampled_softmax
 from fastneg.backends.numba.shuffled_cosine import shuffled_cosine
 from fastneg.backends.numba.sv_softmax import sv_softmax
 from fastneg.reference.shuffled_cosine import random_permutations
@@ -19,6 +20,7 @@ __all__ = [
     "pairwise_logistic",
     "random_permutations",
     "rolled_softmax",
+    "sampled_softmax",
     "shuffled_cosine",
     "sv_softmax",
 ]

@@ -15,6 +15,10 @@ CHUNK = 32
 # NaN and infinity keep their meaning; sums may be reordered, but by the compiler only.
 compiled = njit(fastmath={"contract", "reassoc", "nsz", "arcp"}, error_model="numpy")
 
+# Sums keep their order. Needed where a loop adds up and writes: the compiler may make two forms of
+# such a loop and choose by where arrays lie in memory, which differs from one process to the next.
+strict = njit(fastmath={"contract", "nsz"}, error_model="numpy")
+
 
 class Plan(NamedTuple):
     """The arrays and numbers of one call; T is the compute dtype.

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastneg.backends.numba.atomics import fetch_add, flush_denormals, relax, set_float_mode
-from fastneg.backends.numba.plan import Array, compiled
+from fastneg.backends.numba.plan import Array, compiled, strict
 
 # Rows that a thread takes at a time.
 ROWS = 64
@@ -48,18 +48,19 @@ def _dot(x, y):
     return total
 
 
-@compiled
+@strict
 def _through_normalisation(grad, row, inverse):
     """From the gradient of a unit row to that of the row itself, in place."""
     along = grad.dtype.type(0)
     if inverse > 0:
-        along = _dot(grad, row)
+        for d in range(grad.size):
+            along += grad[d] * row[d]
     length = abs(inverse)
     for d in range(grad.size):
         grad[d] = length * (grad[d] - along * row[d])
 
 
-@compiled
+@strict
 def score_row(plan, i):
     """Loss of row i, and the gradient of its query."""
     count = plan.permutations.shape[0] + 1
@@ -103,7 +104,7 @@ def score_row(plan, i):
         _through_normalisation(grad, plan.query[i], plan.query_inverse[i])
 
 
-@compiled
+@strict
 def gather_row(plan, j):
     """The gradient of document j, from the queries that had it as a candidate."""
     grad = plan.grad_doc[j]

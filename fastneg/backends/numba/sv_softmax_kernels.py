@@ -16,7 +16,7 @@ from numba import types
 from numba.extending import intrinsic, overload
 
 from fastneg.backends.numba.atomics import fetch_add, flush_denormals, relax, set_float_mode
-from fastneg.backends.numba.plan import Array, compiled
+from fastneg.backends.numba.plan import Array, compiled, strict
 
 # Elements that are looked at together; elements that are summed before anything else is.
 _LANES = 16
@@ -179,15 +179,29 @@ def _reference(plan, i, positive, largest):
     return sign * result
 
 
-@compiled
-def _sum_part(plan, i, begin, end, positive, reference, waiting, place):
+@strict
+def _sum_part(plan, i, begin, end, positive, reference, waiting, place, sums):
     """Sum of 2^exponent over a part of a row; leaves each one's part in the gradient behind."""
     scalar = plan.pos_score.dtype.type
     t, threshold, scale = scalar(plan.t), scalar(plan.threshold), scalar(plan.smooth * _LOG2_E)
     offset = t - scalar(1)
     negatives = plan.neg_scores
+    whole = begin + (end - begin) // _LANES * _LANES
+    for lane in range(_LANES):
+        sums[lane] = scalar(0)
+    for first in range(begin, whole, _LANES):
+        for lane in range(_LANES):
+            k = first + lane
+            negative = negatives[i, k]
+            hard = positive - negative < threshold
+            score = t * negative + offset if hard else negative
+            e = _exp2(scale * (score - reference))
+            waiting[place, k] = t * e if hard else e
+            sums[lane] += e
     total = scalar(0)
-    for k in range(begin, end):
+    for lane in range(_LANES):
+        total += sums[lane]
+    for k in range(whole, end):
         negative = negatives[i, k]
         hard = positive - negative < threshold
         score = t * negative + offset if hard else negative
@@ -197,7 +211,7 @@ def _sum_part(plan, i, begin, end, positive, reference, waiting, place):
     return total
 
 
-@compiled
+@strict
 def _sum_scalars(plan, i, positive, reference, scalars):
     """Fills `scalars` with the sums that belong to smooth and t."""
     scalar = plan.pos_score.dtype.type
@@ -220,7 +234,7 @@ def _sum_scalars(plan, i, positive, reference, scalars):
     scalars[0], scalars[1] = leads, hards
 
 
-@compiled
+@strict
 def _score_row(plan, i, waiting, place, largest, scalars, block):
     """Loss of row i, added to `sums`, and its gradients."""
     scalar = plan.pos_score.dtype.type
@@ -234,7 +248,9 @@ def _score_row(plan, i, waiting, place, largest, scalars, block):
     size = plan.neg_scores.shape[1]
     for begin in range(0, size, _PART):
         end = min(begin + _PART, size)
-        negatives += float(_sum_part(plan, i, begin, end, positive, reference, waiting, place))
+        negatives += float(
+            _sum_part(plan, i, begin, end, positive, reference, waiting, place, largest)
+        )
     behind = float(reference) - float(positive)
     # 1, or the row has a negative of at least 1.
     own = math.exp(-plan.smooth * behind)

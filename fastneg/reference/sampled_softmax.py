@@ -1,0 +1,154 @@
+"""The sampled softmax loss in plain TensorFlow."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from fastneg import validation
+from fastneg._tensorflow import in_xla
+from fastneg.backends.table import gather
+from fastneg.losses.sampled_softmax_inputs import prepare
+from fastneg.reference.sampled_softmax_checks import checked, is_valid
+
+
+def sampled_softmax_loss(
+    weights: Any,
+    biases: Any,
+    labels: Any,
+    inputs: Any,
+    num_sampled: int,
+    num_classes: int,
+    num_true: int = 1,
+    sampled_values: Sequence[Any] | None = None,
+    remove_accidental_hits: bool = True,
+    seed: int | None = None,
+    name: str | None = None,
+) -> tf.Tensor:
+    """`fastneg.sampled_softmax_loss` in plain TensorFlow.
+
+    The fused function describes the arguments. Unlike it, this one has derivatives of every order.
+
+    Args:
+        weights: See the fused function.
+        biases: See the fused function.
+        labels: See the fused function.
+        inputs: See the fused function.
+        num_sampled: See the fused function.
+        num_classes: See the fused function.
+        num_true: See the fused function.
+        sampled_values: See the fused function.
+        remove_accidental_hits: See the fused function.
+        seed: See the fused function.
+        name: See the fused function.
+
+    Returns:
+        The losses, [B].
+    """
+    with tf.name_scope(name or "sampled_softmax_loss"):
+        prepared = prepare(
+            weights,
+            biases,
+            labels,
+            inputs,
+            num_sampled,
+            num_classes,
+            num_true,
+            sampled_values,
+            seed,
+        )
+        return sampled_softmax(
+            *prepared,
+            num_true=num_true,
+            num_classes=num_classes,
+            remove_accidental_hits=bool(remove_accidental_hits),
+        )
+
+
+def sampled_softmax(
+    weights: list[Any],
+    biases: list[Any] | None,
+    labels: tf.Tensor,
+    inputs: tf.Tensor,
+    sampled: tf.Tensor,
+    true_expected_count: tf.Tensor,
+    sampled_expected_count: tf.Tensor,
+    *,
+    num_true: int,
+    num_classes: int,
+    remove_accidental_hits: bool,
+) -> tf.Tensor:
+    """The composition itself: `fastneg.backends.SampledSoftmax`."""
+    given_labels, given_samples = labels, sampled
+    if in_xla():
+        # XLA cannot raise: there invalid ids make the losses NaN.
+        labels = tf.clip_by_value(tf.ensure_shape(labels, [None, num_true]), 0, num_classes - 1)
+        sampled = tf.clip_by_value(sampled, 0, num_classes - 1)
+    else:
+        labels, inputs, sampled = checked(
+            weights,
+            biases,
+            labels,
+            inputs,
+            sampled,
+            true_expected_count,
+            sampled_expected_count,
+            num_true=num_true,
+            num_classes=num_classes,
+        )
+    dtype = validation.compute_dtype(inputs.dtype)
+    inputs = tf.cast(tf.ensure_shape(inputs, [None, None]), dtype)
+    num_labels = tf.size(labels)
+    ids = tf.concat([tf.reshape(labels, [-1]), sampled], axis=0)
+    rows = tf.cast(gather(weights, ids), dtype)
+    true_rows, sampled_rows = rows[:num_labels], rows[num_labels:]
+    true_rows = tf.reshape(true_rows, [-1, num_true, tf.shape(inputs)[1]])
+    true_logits = tf.einsum("bd,btd->bt", inputs, true_rows)
+    sampled_logits = tf.matmul(inputs, sampled_rows, transpose_b=True)
+    if biases is not None:
+        bias_rows = tf.cast(gather(biases, ids), dtype)
+        true_logits += tf.reshape(bias_rows[:num_labels], [-1, num_true])
+        sampled_logits += bias_rows[num_labels:]
+    true_logits -= tf.math.log(tf.stop_gradient(true_expected_count))
+    sampled_logits -= tf.math.log(tf.stop_gradient(sampled_expected_count))
+    if remove_accidental_hits:
+        remove = _remove_hits_in_xla if in_xla() else _remove_hits
+        sampled_logits = remove(sampled_logits, labels, sampled, num_true)
+    targets = tf.concat(
+        [tf.ones_like(true_logits) / num_true, tf.zeros_like(sampled_logits)], axis=1
+    )
+    logits = tf.concat([true_logits, sampled_logits], axis=1)
+    losses = tf.nn.softmax_cross_entropy_with_logits(targets, logits)
+    if in_xla():
+        valid = is_valid(given_labels, given_samples, num_classes)
+        losses = tf.where(valid, losses, tf.constant(math.nan, dtype))
+    return losses
+
+
+def _remove_hits(
+    logits: tf.Tensor, labels: tf.Tensor, sampled: tf.Tensor, num_true: int
+) -> tf.Tensor:
+    """Makes logits of samples that are labels of the row as low as a number can be.
+
+    Not -inf: the cross entropy multiplies them by a target of 0.
+    """
+    rows, positions, _ = tf.nn.compute_accidental_hits(labels, sampled, num_true=num_true)
+    indices = tf.stack([tf.cast(rows, tf.int64), positions], axis=1)
+    lowest = tf.fill(tf.shape(rows), tf.constant(tf.float32.min, logits.dtype))
+    return tf.tensor_scatter_nd_update(logits, indices, lowest)
+
+
+def _remove_hits_in_xla(
+    logits: tf.Tensor, labels: tf.Tensor, sampled: tf.Tensor, num_true: int
+) -> tf.Tensor:
+    """`_remove_hits` in operations that XLA compiles."""
+    # Of equal samples TensorFlow removes the last one.
+    order = tf.argsort(sampled, stable=True)
+    ordered = tf.gather(sampled, order)
+    last_in_order = tf.concat([ordered[1:] != ordered[:-1], [True]], axis=0)
+    last = tf.scatter_nd(order[:, tf.newaxis], tf.cast(last_in_order, tf.int32), tf.shape(sampled))
+    hits = tf.zeros_like(logits, tf.bool)
+    for t in range(num_true):
+        hits |= labels[:, t : t + 1] == sampled
+    return tf.where(hits & (last > 0), tf.constant(tf.float32.min, logits.dtype), logits)
