@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 
 import fastneg
-from fastneg.layers import NegativeCosineLayer, NegativeMiningSoftmaxLoss
+from fastneg.layers import NegativeCosineLayer, NegativeMiningSoftmaxLoss, SampledSoftmaxLayer
 
 BATCH, DIM = 32, 6
 
@@ -38,18 +38,49 @@ def _cosine_model(dtype: str = "float32", **options: Any) -> keras.Model:
     return model
 
 
+@keras.saving.register_keras_serializable(package="fastneg_tests")
+class Table(keras.layers.Layer):
+    """A trainable table as a layer: its output, [V, D], does not depend on its input."""
+
+    def __init__(self, num_rows: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.num_rows = num_rows
+        self.table = self.add_weight(shape=(num_rows, DIM), name="table")
+
+    def call(self, inputs: Any) -> Any:
+        return tf.convert_to_tensor(self.table)
+
+    def compute_output_spec(self, inputs: Any) -> keras.KerasTensor:
+        return keras.KerasTensor((self.num_rows, DIM), dtype=self.compute_dtype)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "num_rows": self.num_rows}
+
+
+def _sampled_model(dtype: str = "float32", **options: Any) -> keras.Model:
+    query = keras.Input([3], name="query")
+    labels = keras.Input([1], dtype="int32", name="labels")
+    table = Table(40, dtype=dtype)(query)
+    layer = SampledSoftmaxLayer(num_sampled=10, seed=3, **options)
+    losses = layer([table, keras.layers.Dense(DIM, dtype=dtype)(query), labels])
+    return keras.Model([query, labels], losses)
+
+
 def _features(count: int) -> list[np.ndarray]:
     rng = np.random.default_rng(0)
     query = rng.normal(size=(BATCH, 3)).astype(np.float32)
     doc = (query + 0.1 * rng.normal(size=(BATCH, 3))).astype(np.float32)
     labels = (rng.random(BATCH) < 0.8).astype(np.float32)
     weights = rng.random(BATCH).astype(np.float32)
+    if count == -1:  # A class that can be told from the query.
+        return [query, (query[:, :1] > 0).astype(np.int32)]
     return [query, doc, labels, weights][:count]
 
 
 MODELS: dict[str, tuple[Callable[..., keras.Model], int, list[int]]] = {
     "mining": (_mining_model, 4, []),
     "cosine": (_cosine_model, 2, [1]),
+    "sampled": (_sampled_model, -1, [None, 1]),
 }
 
 
@@ -86,6 +117,55 @@ def test_value_of_negative_mining_layer(backend: str) -> None:
     )
     np.testing.assert_allclose(loss, expected.loss, rtol=1e-12)
     assert [float(value) for value in layer.losses] == [float(loss)]
+
+
+@pytest.mark.parametrize("kind", ["tensor", "variable", "keras variable"])
+def test_value_of_sampled_softmax_layer(backend: str, kind: str) -> None:
+    """TensorFlow's loss, with the biases of zero that the published layer carries."""
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(20, DIM)).astype(np.float32)
+    inputs = tf.constant(rng.normal(size=(BATCH, DIM)).astype(np.float32))
+    labels = rng.integers(0, 20, (BATCH, 1))
+    table = {"tensor": tf.constant, "variable": tf.Variable, "keras variable": keras.Variable}[
+        kind
+    ](values)
+    tf.random.set_seed(1)
+    with tf.GradientTape() as tape:
+        tape.watch(inputs)
+        losses = SampledSoftmaxLayer(num_sampled=9, seed=3)([table, inputs, labels])
+    tf.random.set_seed(1)
+    with tf.GradientTape() as expected_tape:
+        expected_tape.watch(inputs)
+        expected = tf.nn.sampled_softmax_loss(
+            values, np.zeros(20, np.float32), labels, inputs, 9, 20, seed=3
+        )
+    assert losses.shape == [BATCH, 1]
+    np.testing.assert_allclose(losses[:, 0], expected, rtol=1e-5)
+    np.testing.assert_allclose(
+        tape.gradient(losses, inputs), expected_tape.gradient(expected, inputs), atol=1e-5
+    )
+
+
+def test_gradient_of_the_table_names_touched_rows(backend: str) -> None:
+    table = tf.Variable(tf.random.normal([1000, DIM], seed=1))
+    labels = tf.constant([[3], [999], [3], [7]])
+    with tf.GradientTape() as tape:
+        losses = SampledSoftmaxLayer(5)([table, tf.ones([4, DIM]), labels])
+    gradient = tape.gradient(losses, table)
+    assert isinstance(gradient, tf.IndexedSlices)
+    assert len(np.unique(gradient.indices)) <= 8
+    assert {3, 7, 999} <= set(gradient.indices.numpy().tolist())
+
+
+def test_table_of_unknown_size_is_refused() -> None:
+    layer = SampledSoftmaxLayer()
+
+    @tf.function(input_signature=[tf.TensorSpec([None, DIM])])
+    def call(table: tf.Tensor) -> tf.Tensor:
+        return layer([table, tf.ones([4, DIM]), tf.zeros([4, 1], tf.int32)])
+
+    with pytest.raises(ValueError, match="`embeddings` must have a static number of rows"):
+        call(tf.ones([50, DIM]))
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -130,6 +210,7 @@ def test_save_and_load(name: str, tmp_path: pathlib.Path) -> None:
     [
         NegativeMiningSoftmaxLoss(7, True, 2.0, 0.1, 1.3, 5, name="mined"),
         NegativeCosineLayer(7, 0.3, 10.0, "batch", 5, name="shuffled"),
+        SampledSoftmaxLayer(7, False, 5, name="sampled"),
     ],
     ids=lambda layer: layer.name,
 )
@@ -159,6 +240,8 @@ def test_mixed_precision(backend: str, policy: str) -> None:
 def test_compute_output_shape(name: str) -> None:
     layer = MODELS[name][0]().layers[-1]
     shapes = [(None, DIM), (None, DIM)]
+    if name == "sampled":
+        shapes = [(40, DIM), (None, DIM), (None, 1)]
     arguments = [shapes, (None,)] if name == "mining" else [shapes]
     assert list(layer.compute_output_shape(*arguments)) == MODELS[name][2]
 
