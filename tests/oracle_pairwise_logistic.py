@@ -12,13 +12,14 @@ Array = NDArray[np.float64]
 
 
 class Truth(NamedTuple):
-    """The loss and its derivatives."""
+    """The loss and its derivatives, and the sum of the magnitudes of `grad_temperature`'s terms."""
 
     loss: float
     grad_logits: Array
     grad_weights: Array
     grad_margin: float
     grad_temperature: float
+    temperature_terms: float
 
 
 def pairwise_logistic(
@@ -42,7 +43,7 @@ def pairwise_logistic(
         ordered = ordered & (session_ids[:, None] == session_ids[None, :])
     num_pairs = np.count_nonzero(ordered & (weights != 0)[:, None])
     if num_pairs == 0:
-        return Truth(0.0, np.zeros(size), np.zeros(size), 0.0, 0.0)
+        return Truth(0.0, np.zeros(size), np.zeros(size), 0.0, 0.0, 0.0)
 
     # Nothing is computed with pairs that do not count, nor with rows of weight 0 but their losses.
     first, second = np.nonzero(ordered)
@@ -63,4 +64,5 @@ def pairwise_logistic(
         row_losses / num_pairs,
         np.sum(slopes),
         np.sum(slopes * differences) / temperature**2,
+        np.sum(np.abs(slopes * differences)) / temperature**2,
     )
