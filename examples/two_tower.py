@@ -12,24 +12,32 @@ in `retrieval/model.py`; which of the two losses it gets is decided in `main` be
 from __future__ import annotations
 
 import argparse
-import math
 import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ["KERAS_BACKEND"] = "tensorflow"
 
 import tensorflow as tf
 from retrieval.breakdown import measure_stages
-from retrieval.clicks import generate_clicks
-from retrieval.interactions import Interactions, load
+from retrieval.interactions import Interactions
 from retrieval.lazy_adam import LazyAdam
 from retrieval.model import TwoTower
+from retrieval.options import (
+    add_data_option,
+    add_training_options,
+    check_batch_size,
+    check_training_options,
+    load_data,
+    new_parser,
+    require,
+    require_positive,
+    schedule_of,
+)
 from retrieval.picture import draw
 from retrieval.ranking import RankingEvaluator
 from retrieval.report import comparison, results_table, stages_table
-from retrieval.training import Schedule, TrainingRun, train
+from retrieval.training import TrainingRun, train
 
 import fastneg
 
@@ -40,6 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     check_options(parser, options)
     data = load_data(parser, options)
+    check_batch_size(parser, options, data)
     if options.backend != "auto":
         fastneg.use_backend(options.backend)
 
@@ -86,15 +95,9 @@ def run_once(
     )
     model.compile(optimizer=LazyAdam(options.learning_rate), jit_compile=False)
     model.optimizer.build(model.trainable_variables)
-    schedule = Schedule(
-        options.batch_size,
-        options.epochs,
-        options.evaluations,
-        options.seed,
-        None if time_limit_minutes is None else 60 * time_limit_minutes,
-    )
+    schedule = schedule_of(options, time_limit_minutes=time_limit_minutes)
     run = train(title, model, data, evaluate, schedule)
-    run.stage_ms = measure_stages(model, data, schedule)
+    run.stage_ms = measure_stages(model.stages(), data, schedule)
     return run
 
 
@@ -131,17 +134,9 @@ def report(
 
 def argument_parser() -> argparse.ArgumentParser:
     """The command line."""
-    summary, _, details = __doc__.partition("\n\n")
-    parser = argparse.ArgumentParser(
-        description=summary, epilog=details, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = new_parser(__doc__)
+    add_data_option(parser)
     add = parser.add_argument
-    add(
-        "--interactions",
-        type=Path,
-        metavar="FILE",
-        help="ratings.csv (userid,movieid,rating,timestamp) or CSR .npz; default: generated clicks",
-    )
     add(
         "--negatives",
         type=int,
@@ -151,73 +146,24 @@ def argument_parser() -> argparse.ArgumentParser:
         help="negatives per row, one or several; several are drawn as recall against minutes "
         "(the plain loss takes about 10 x batch x K x width bytes)",
     )
-    add("--epochs", type=int, default=30)
-    add("--batch-size", type=int, default=4096)
-    add("--width", type=int, default=64, help="embedding width")
     add("--gamma", type=float, default=10.0, help="scale of the cosines")
-    add("--learning-rate", type=float, default=2e-3)
     add("--no-logq", action="store_true", help="train without the logQ correction")
-    add("--seed", type=int, default=0)
-    add("--backend", default="auto", choices=["auto", "native", "numba", "reference"])
-    add(
-        "--time-limit",
-        type=float,
-        metavar="MINUTES",
-        help="end each training with the plain loss after so much training time",
-    )
     add("--plain-xla", action="store_true", help="compile the plain loss with XLA")
-    add("--evaluations", type=int, default=10, help="how often to measure recall during a training")
-    add("--output", type=Path, default=Path("two_tower.png"), metavar="PNG")
+    add_training_options(parser, num_epochs=30, learning_rate=2e-3, output="two_tower.png")
     return parser
-
-
-def load_data(parser: argparse.ArgumentParser, options: argparse.Namespace) -> Interactions:
-    """Reads or generates the interactions; ends the program with a message if it cannot."""
-    try:
-        if options.interactions is None:
-            data = generate_clicks(seed=options.seed)
-        else:
-            data = load(options.interactions)
-    except (OSError, ValueError) as error:
-        parser.error(f"argument --interactions: {error}")
-    if options.batch_size > len(data.users):
-        parser.error(
-            "argument --batch-size must be at most the number of training rows, "
-            f"{len(data.users)}. Received: {options.batch_size}"
-        )
-    return data
 
 
 def check_options(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
     """Ends the program with a message if the options do not fit together."""
-
-    def require(condition: bool, requirement: str, received: object) -> None:
-        if not condition:
-            parser.error(f"{requirement}. Received: {received}")
-
-    for name in ("epochs", "width", "evaluations"):
-        value = getattr(options, name)
-        require(value >= 1, f"argument --{name} must be at least 1", value)
-    require(options.batch_size >= 2, "argument --batch-size must be at least 2", options.batch_size)
+    check_training_options(parser, options)
     for num_negatives in options.negatives:
         require(
+            parser,
             1 <= num_negatives < options.batch_size,
             f"argument --negatives must lie in 1 .. batch size - 1 = {options.batch_size - 1}",
             num_negatives,
         )
-    for name in ("gamma", "learning_rate", "time_limit"):
-        value = getattr(options, name)
-        require(
-            value is None or (math.isfinite(value) and value > 0),
-            f"argument --{name.replace('_', '-')} must be a finite number above 0",
-            value,
-        )
-    require(options.seed >= 0, "argument --seed must be 0 or more", options.seed)
-    require(
-        options.output.suffix.lower() == ".png" and options.output.resolve().parent.is_dir(),
-        "argument --output must name a .png file in an existing folder",
-        options.output,
-    )
+    require_positive(parser, options, "gamma")
 
 
 if __name__ == "__main__":

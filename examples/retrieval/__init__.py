@@ -1,1 +1,1 @@
-"""The parts of the two-tower example: data, model, optimiser, training, evaluation, report."""
+"""The parts of the examples: data, models, optimiser, training, evaluation, report."""

@@ -8,6 +8,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from .breakdown import Stage
+from .lazy_adam import sum_duplicate_rows
+
 
 class EmbeddingTable(keras.layers.Layer):
     """Rows of a trainable table by id.
@@ -39,6 +42,8 @@ class TwoTower(keras.Model):
             constant factor, for the logQ correction; None for no correction.
         seed: of the initial tables and of the shifts, which are the same for either loss.
     """
+
+    negatives_symbol = "K"
 
     def __init__(
         self,
@@ -96,6 +101,51 @@ class TwoTower(keras.Model):
         variables = self.trainable_variables
         self.optimizer.apply(tape.gradient(loss, variables), variables)
         return loss
+
+    def ranking_tables(self):
+        """The vectors of all users and of all items."""
+        return self.user_tower.table.numpy(), self.item_tower.table.numpy()
+
+    def stages(self) -> list[Stage]:
+        """The parts of a training step.
+
+        "lookup": embedding the batch. "loss": the loss and its gradients by the embedded rows.
+        "gradient rows": summing the gradients of rows that a batch shows more than once.
+        "optimiser": lazy Adam on those sums. The last two are timed with stand-in gradients,
+        because the small difference of two steps with a slow loss is lost in the noise.
+        """
+
+        def look_up(users, items, labels):
+            user_emb, item_emb = self((users, items))
+            return user_emb[0, 0] + item_emb[0, 0]
+
+        def loss(users, items, labels):
+            user_emb, item_emb = self((users, items))
+            shifts = self.draw_shifts(tf.shape(users)[0], self.optimizer.iterations)
+            with tf.GradientTape() as tape:
+                tape.watch((user_emb, item_emb))
+                loss = self.batch_loss(user_emb, item_emb, items, labels, shifts)
+            grad_user, grad_item = tape.gradient(loss, (user_emb, item_emb))
+            return loss + grad_user[0, 0] + grad_item[0, 0]
+
+        def stand_in_gradients(users, items):
+            user_emb, item_emb = self((users, items))
+            return [tf.IndexedSlices(item_emb, users), tf.IndexedSlices(user_emb, items)]
+
+        def sum_rows(users, items, labels):
+            grad_user, grad_item = stand_in_gradients(users, items)
+            return sum_duplicate_rows(grad_user)[1][0, 0] + sum_duplicate_rows(grad_item)[1][0, 0]
+
+        def optimise(users, items, labels):
+            self.optimizer.apply(stand_in_gradients(users, items), self.trainable_variables)
+            return 0.0
+
+        return [
+            Stage("lookup", look_up),
+            Stage("loss", loss, after="lookup"),
+            Stage("gradient rows", sum_rows, after="lookup"),
+            Stage("optimiser", optimise, after="gradient rows"),
+        ]
 
     def train_step(self, data):
         """What Keras `fit` calls with (users, items, labels)."""

@@ -41,9 +41,7 @@ def draw(runs: Sequence[tuple[TrainingRun, TrainingRun]], title: str, path: Path
 def _draw_losses(axes, plain: TrainingRun, fused: TrainingRun) -> None:
     for run, width, color in ((plain, 4.0, _PLAIN_COLOR), (fused, 1.2, _FUSED_COLOR)):
         axes.plot(np.arange(1, len(run.losses) + 1), run.losses, lw=width, c=color, label=run.title)
-    axes.set(
-        xlabel="training step", ylabel="loss", title=f"the same loss (K={fused.num_negatives})"
-    )
+    axes.set(xlabel="training step", ylabel="loss", title=f"the same loss ({fused.size})")
     axes.legend()
 
 
@@ -65,7 +63,7 @@ def _draw_quality(axes, runs: Sequence[tuple[TrainingRun, TrainingRun]]) -> None
         if several:
             last = fused.checkpoints[-1]
             axes.annotate(
-                f"K={fused.num_negatives}",
+                fused.size,
                 (per_minute * last.minutes, last.quality.recall),
                 xytext=(6, 4),
                 textcoords="offset points",

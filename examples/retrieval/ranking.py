@@ -28,8 +28,9 @@ class RankingEvaluator:
     ndcg   = sum over hits of 1 / log2(rank + 1) / the same sum for a perfect ranking
     """
 
-    def __init__(self, data: Interactions, k: int = 20) -> None:
-        """Sorts the masks and the held-out clicks by user."""
+    def __init__(self, data: Interactions, k: int = 20, *, cosine: bool = True) -> None:
+        """Sorts the masks and the clicks by user; ranks by dot product where not by `cosine`."""
+        self.cosine = cosine
         self.k = min(k, data.num_items)
         self.num_items = data.num_items
         self.users, self.num_held_out = np.unique(data.held_out_users, return_counts=True)
@@ -40,9 +41,11 @@ class RankingEvaluator:
         self._masked_items = data.items[masked]
 
     def __call__(self, user_table: np.ndarray, item_table: np.ndarray) -> RankingQuality:
-        """Ranks by cosine: `user_table` [num_users, D], `item_table` [num_items, D]."""
-        norm = np.linalg.norm(item_table, axis=1, keepdims=True)
-        items = np.ascontiguousarray((item_table / np.maximum(norm, 1e-12)).T)
+        """Ranks the items of `item_table` [num_items, D] for the users of `user_table`."""
+        if self.cosine:
+            norm = np.linalg.norm(item_table, axis=1, keepdims=True)
+            item_table = item_table / np.maximum(norm, 1e-12)
+        items = np.ascontiguousarray(item_table.T)
         top = np.empty((len(self.users), self.k), np.int64)
         num_columns = -(-self.num_items // _GROUP_SIZE) * _GROUP_SIZE
         scores = np.full((_USERS_PER_BLOCK, num_columns), -np.inf, np.float32)

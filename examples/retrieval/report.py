@@ -6,13 +6,20 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .breakdown import STAGES
 from .training import TrainingRun
 
 
 def results_table(runs: Sequence[TrainingRun]) -> str:
     """Quality and cost of each run, one row per run."""
-    header = ("K", "loss", "steps", "Recall@20", "NDCG@20", "minutes", "ms per step")
+    header = (
+        runs[0].negatives_symbol,
+        "loss",
+        "steps",
+        "Recall@20",
+        "NDCG@20",
+        "minutes",
+        "ms per step",
+    )
     rows = []
     for run in runs:
         last = run.checkpoints[-1]
@@ -36,11 +43,11 @@ def results_table(runs: Sequence[TrainingRun]) -> str:
 def stages_table(runs: Sequence[TrainingRun]) -> str:
     """Milliseconds of each stage of a training step."""
     rows = [
-        (str(run.num_negatives), run.title, *(f"{run.stage_ms[stage]:.2f}" for stage in STAGES))
+        (str(run.num_negatives), run.title, *(f"{ms:.2f}" for ms in run.stage_ms.values()))
         for run in runs
-        if run.stage_ms
     ]
-    return _table(("K", "loss", *(f"{stage} ms" for stage in STAGES)), rows)
+    stages = [f"{stage} ms" for stage in runs[0].stage_ms]
+    return _table((runs[0].negatives_symbol, "loss", *stages), rows)
 
 
 def comparison(plain: TrainingRun, fused: TrainingRun) -> str:
@@ -48,7 +55,7 @@ def comparison(plain: TrainingRun, fused: TrainingRun) -> str:
     shared = min(len(plain.losses), len(fused.losses))
     difference = np.abs(plain.losses[:shared].astype(np.float64) - fused.losses[:shared])
     text = (
-        f"K={fused.num_negatives}: the loss curves differ by at most {difference.max():.1e} over "
+        f"{fused.size}: the loss curves differ by at most {difference.max():.1e} over "
         f"{shared:,} shared steps (loss {fused.losses[0]:.3f} to {fused.losses[shared - 1]:.3f}); "
         f"a step is {plain.step_ms / fused.step_ms:.1f} times as fast"
     )

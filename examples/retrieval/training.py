@@ -6,13 +6,13 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 import tensorflow as tf
 
 from .interactions import Interactions
 from .memory import PeakMemory
-from .model import TwoTower
 from .progress import ProgressBar
 from .ranking import RankingEvaluator, RankingQuality
 
@@ -21,6 +21,19 @@ _MAX_STEPS_PER_CALL = 64
 
 # Users, items and labels of several batches, [steps, batch_size] each.
 BATCHES_SIGNATURE = tuple(tf.TensorSpec([None, None], t) for t in (tf.int32, tf.int32, tf.float32))
+
+
+class TrainableModel(Protocol):
+    """What a model must have to be trained and measured here, beside a Keras model's optimiser."""
+
+    num_negatives: int
+    negatives_symbol: str
+
+    def optimise(self, users: tf.Tensor, items: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+        """Makes one training step and returns the loss before it."""
+
+    def ranking_tables(self) -> tuple[np.ndarray, np.ndarray]:
+        """The vectors of all users, [num_users, D], and of all items, [num_items, D]."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +51,7 @@ class TrainingRun:
 
     title: str
     num_negatives: int
+    negatives_symbol: str
     num_planned_steps: int
     losses: np.ndarray = field(default_factory=lambda: np.empty(0, np.float32))
     checkpoints: list[Checkpoint] = field(default_factory=list)
@@ -45,6 +59,11 @@ class TrainingRun:
     step_ms: float = float("nan")
     peak_memory_mib: float | None = None
     stage_ms: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def size(self) -> str:
+        """The number of negatives under the name that it has for this model: "K=64"."""
+        return f"{self.negatives_symbol}={self.num_negatives}"
 
     @property
     def is_complete(self) -> bool:
@@ -98,15 +117,16 @@ class Schedule:
 
 def train(
     title: str,
-    model: TwoTower,
+    model: TrainableModel,
     data: Interactions,
     evaluate: RankingEvaluator,
     schedule: Schedule,
 ) -> TrainingRun:
     """Trains `model`, which has been compiled with an optimiser, and measures as it goes."""
     steps_per_epoch = schedule.steps_per_epoch(data)
-    run = TrainingRun(title, model.num_negatives, schedule.num_epochs * steps_per_epoch)
-    progress = ProgressBar(f"{title}, K={model.num_negatives}", run.num_planned_steps)
+    num_planned_steps = schedule.num_epochs * steps_per_epoch
+    run = TrainingRun(title, model.num_negatives, model.negatives_symbol, num_planned_steps)
+    progress = ProgressBar(f"{title}, {run.size}", num_planned_steps)
     checkpoint_epochs = schedule.checkpoint_epochs()
     train_steps = compile_steps(model)
     memory = PeakMemory()
@@ -116,7 +136,7 @@ def train(
     def check(num_steps: int) -> None:
         if run.checkpoints and run.checkpoints[-1].num_steps == num_steps:
             return
-        quality = evaluate(model.user_tower.table.numpy(), model.item_tower.table.numpy())
+        quality = evaluate(*model.ranking_tables())
         run.checkpoints.append(Checkpoint(num_steps, run.seconds / 60, quality))
 
     done = 0
@@ -153,7 +173,7 @@ def train(
     return run
 
 
-def compile_steps(model: TwoTower) -> Callable[..., tf.Tensor]:
+def compile_steps(model: TrainableModel) -> Callable[..., tf.Tensor]:
     """Traces a function that makes one training step per leading row of its inputs.
 
     Several steps per call keep Python and the input pipeline out of the step: Keras `fit` adds 2 to
