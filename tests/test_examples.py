@@ -1,4 +1,4 @@
-"""The two-tower example: a small run from end to end, and its parts."""
+"""The examples: a small run of each from end to end, and their parts."""
 
 import importlib.util
 import os
@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 
 pytest.importorskip("tensorflow")
 import keras
+import large_table
 import tensorflow as tf
 import two_tower
 from retrieval import (
@@ -24,6 +25,7 @@ from retrieval import (
     memory,
     model,
     picture,
+    popularity,
     ranking,
     training,
 )
@@ -74,17 +76,35 @@ def write_csr(path, **changes):
     return path
 
 
-class TestWholeProgram:
+@pytest.fixture
+def _be_quick(monkeypatch):
+    monkeypatch.setattr(breakdown, "_SECONDS_PER_STAGE", 0.01)
+
+
+BAD_ARGUMENTS = [
+    (["--batch-size", "1"], "--batch-size must be at least 2"),
+    (["--batch-size", "9999"], "--batch-size must be at most the number of training rows"),
+    (["--epochs", "0"], "--epochs must be at least 1. Received: 0"),
+    (["--width", "-3"], "--width must be at least 1. Received: -3"),
+    (["--learning-rate", "0"], "--learning-rate must be a finite number above 0"),
+    (["--time-limit", "-1"], "--time-limit must be a finite number above 0"),
+    (["--seed", "-1"], "--seed must be 0 or more"),
+    (["--output", "curves.jpg"], "--output must name a .png file"),
+    (["--output", "no/such/folder/curves.png"], "--output must name a .png file"),
+    (["--backend", "cuda"], "invalid choice: 'cuda'"),
+    (["--interactions", "no_such.csv"], "--interactions: "),
+    (["--interactions", "data.parquet"], "must be a .csv or .npz file"),
+]
+
+
+@pytest.mark.usefixtures("_be_quick")
+class TestTwoTower:
     """`python examples/two_tower.py`, in this process."""
 
     def options(self, ratings_csv, *more):
         small = "--negatives 5 --epochs 2 --batch-size 64 --width 8 --evaluations 2"
         output = str(ratings_csv.parent / "curves.png")
         return ["--interactions", str(ratings_csv), *small.split(), "--output", output, *more]
-
-    @pytest.fixture(autouse=True)
-    def _be_quick(self, monkeypatch):
-        monkeypatch.setattr(breakdown, "_SECONDS_PER_STAGE", 0.01)
 
     def test_prints_both_losses_and_draws(self, ratings_csv, capsys):
         two_tower.main(self.options(ratings_csv, "--negatives", "3", "17"))
@@ -109,19 +129,8 @@ class TestWholeProgram:
         [
             (["--negatives", "64"], "--negatives must lie in 1 .. batch size - 1 = 63"),
             (["--negatives", "0"], "--negatives must lie in 1"),
-            (["--batch-size", "1"], "--batch-size must be at least 2"),
-            (["--batch-size", "9999"], "--batch-size must be at most the number of training rows"),
-            (["--epochs", "0"], "--epochs must be at least 1. Received: 0"),
-            (["--width", "-3"], "--width must be at least 1. Received: -3"),
             (["--gamma", "nan"], "--gamma must be a finite number above 0. Received: nan"),
-            (["--learning-rate", "0"], "--learning-rate must be a finite number above 0"),
-            (["--time-limit", "-1"], "--time-limit must be a finite number above 0"),
-            (["--seed", "-1"], "--seed must be 0 or more"),
-            (["--output", "curves.jpg"], "--output must name a .png file"),
-            (["--output", "no/such/folder/curves.png"], "--output must name a .png file"),
-            (["--backend", "cuda"], "invalid choice: 'cuda'"),
-            (["--interactions", "no_such.csv"], "--interactions: "),
-            (["--interactions", "data.parquet"], "must be a .csv or .npz file"),
+            *BAD_ARGUMENTS,
         ],
     )
     def test_bad_arguments_say_what_is_wanted(self, ratings_csv, capsys, arguments, message):
@@ -129,6 +138,66 @@ class TestWholeProgram:
             two_tower.main(self.options(ratings_csv, *arguments))
         assert stop.value.code == 2
         assert message in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("_be_quick")
+class TestLargeTable:
+    """`python examples/large_table.py`, in this process."""
+
+    def options(self, ratings_csv, *more):
+        small = "--table-rows 500 --sampled 40 --epochs 2 --batch-size 64 --width 8 --evaluations 2"
+        output = str(ratings_csv.parent / "curves.png")
+        return ["--interactions", str(ratings_csv), *small.split(), "--output", output, *more]
+
+    @pytest.mark.parametrize("backend", ["auto", "numba", "reference"])
+    def test_trains_on_the_same_samples_as_tensorflow(self, ratings_csv, capsys, backend):
+        with fastneg.use_backend("auto"):
+            large_table.main(self.options(ratings_csv, "--backend", backend))
+        printed = capsys.readouterr().out
+        (difference,) = re.findall(r"the loss curves differ by at most (\S+)", printed)
+        assert float(difference) < 1e-5
+        assert "items in a table of 500 rows" in printed
+        for words in ("plain TensorFlow", "Recall@20", "NDCG@20", "ms per step", "peak extra MiB"):
+            assert words in printed
+        if HAVE_MATPLOTLIB:
+            assert (ratings_csv.parent / "curves.png").read_bytes().startswith(PNG_MAGIC)
+
+    def test_time_limit_ends_the_plain_training(self, ratings_csv, capsys):
+        large_table.main(self.options(ratings_csv, "--time-limit", "1e-9"))
+        assert re.search(r"plain TensorFlow +1 of \d+", capsys.readouterr().out)
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (["--sampled", "0"], "--sampled must lie in 1 .. rows of the table = 500. Received: 0"),
+            (["--sampled", "501"], "--sampled must lie in 1 .. rows of the table = 500"),
+            (["--table-rows", "0"], "--table-rows must be at least 1"),
+            (["--table-rows", "50"], "--table-rows must be at least the number of items, 60"),
+            *BAD_ARGUMENTS,
+        ],
+    )
+    def test_bad_arguments_say_what_is_wanted(self, ratings_csv, capsys, arguments, message):
+        with pytest.raises(SystemExit) as stop:
+            large_table.main(self.options(ratings_csv, *arguments))
+        assert stop.value.code == 2
+        assert message in capsys.readouterr().err
+
+    def test_items_are_numbered_by_popularity(self):
+        data = interactions.Interactions(
+            name="five clicks and a rating that is none",
+            num_users=3,
+            num_items=4,
+            users=np.array([0, 0, 1, 1, 2, 2], np.int32),
+            items=np.array([3, 1, 3, 2, 3, 0], np.int32),
+            labels=np.array([1, 1, 1, 1, 1, 0], np.float32),
+            held_out_users=np.array([0, 1], np.int32),
+            held_out_items=np.array([2, 0], np.int32),
+        )
+        by_popularity = popularity.clicks_by_popularity(data)
+        np.testing.assert_array_equal(by_popularity.users, [0, 0, 1, 1, 2])
+        np.testing.assert_array_equal(by_popularity.items, [0, 1, 0, 2, 0])
+        np.testing.assert_array_equal(by_popularity.held_out_items, [2, 3])
+        np.testing.assert_array_equal(by_popularity.labels, np.ones(5))
 
 
 class TestInteractions:
@@ -226,6 +295,18 @@ class TestRanking:
             ndcg.append(np.dot(hits, gains) / sum(gains[: len(held_out)]))
         assert quality.recall == pytest.approx(np.mean(recall))
         assert quality.ndcg == pytest.approx(np.mean(ndcg))
+
+    def test_ranks_by_the_dot_product_where_asked(self):
+        data = clicks.generate_clicks(num_users=20, num_items=40, clicks_per_user=10, seed=2)
+        users, items = np.ones((20, 1), "f4"), np.arange(40, dtype="f4")[:, None]
+        recall = []
+        for user in range(20):
+            seen = data.items[data.users == user]
+            best = [item for item in range(39, -1, -1) if item not in seen][:20]
+            held_out = data.held_out_items[data.held_out_users == user]
+            recall.append(np.isin(held_out, best).mean())
+        quality = ranking.RankingEvaluator(data, cosine=False)(users, items)
+        assert quality.recall == pytest.approx(np.mean(recall))
 
     @pytest.mark.parametrize("num_columns", [32, 64, 4000])
     def test_top_k_columns(self, num_columns):
