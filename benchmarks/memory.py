@@ -7,15 +7,14 @@ nothing after the first call.
 fastneg may also allocate outside TensorFlow. Its backends are measured in a process of their own,
 `python memory.py LOSS WORKLOAD BACKEND`, which prints bytes: the growth of the resident set over
 the first calls of this size. (TensorFlow's allocator rounds its pieces up, large ones by a third or
-more; what nobody touches is not resident.) The step is traced for an unknown batch size and tried
-on a small batch before, so anything that a backend keeps between calls counts. The kernel counts
+more; what nobody touches is not resident.) The step is traced for unknown sizes and tried on a
+small batch before, so anything that a backend keeps between calls counts. The kernel counts
 resident pages in batches: expect an error of a quarter MiB or so.
 """
 
 from __future__ import annotations
 
 import ctypes
-import dataclasses
 import gc
 import os
 import subprocess
@@ -64,12 +63,9 @@ def backend_peak(suite: Suite, workload: Workload, backend: str) -> int | None:
 def _measure(stem: str, workload_name: str, backend: str) -> int:
     suite = load_suite(stem)
     workload = suite.workload(workload_name)
-    small = dataclasses.replace(suite.small, dtype=workload.dtype)
     step = make_step(suite.fastneg_loss(backend), suite.num_differentiated)
-    tensors, few = (suite.make_tensors(w, suite.make_inputs(w)) for w in (workload, small))
-    traced = step.get_concrete_function(
-        *(tf.TensorSpec([None] * x.shape.rank, x.dtype) for x in tensors)
-    )
+    tensors, few = (suite.make_tensors(w, suite.make_inputs(w)) for w in (workload, workload.small))
+    traced = step.get_concrete_function(*map(_spec_of_both, tensors, few))
     traced(*few)
 
     gc.collect()
@@ -80,6 +76,11 @@ def _measure(stem: str, workload_name: str, backend: str) -> int:
     for _ in range(CALLS):
         traced(*tensors)
     return _status_bytes("VmHWM") - resident
+
+
+def _spec_of_both(one: tf.Tensor, other: tf.Tensor) -> tf.TensorSpec:
+    sizes = zip(one.shape, other.shape, strict=True)
+    return tf.TensorSpec([a if a == b else None for a, b in sizes], one.dtype)
 
 
 def _status_bytes(field: str) -> int:

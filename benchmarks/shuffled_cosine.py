@@ -31,6 +31,11 @@ class Workload(suite.Workload):
     embedding_dim: int
 
     @property
+    def small(self) -> Workload:
+        """The same kind of work in a size to warm up on."""
+        return dataclasses.replace(self, batch_size=256, num_negatives=4)
+
+    @property
     def is_large(self) -> bool:
         """Whether two threads have to pay."""
         return self.batch_size * self.num_negatives * self.embedding_dim >= 1 << 24
@@ -178,7 +183,6 @@ SUITE = suite.Suite(
         Workload(16384, 20, 64),
     ),
     quick=(Workload(256, 4, 32), Workload(300, 17, 50, dtype="float16", compares_all=False)),
-    small=Workload(256, 4, 64),
     make_inputs=make_inputs,
     make_tensors=make_tensors,
     fastneg_loss=fastneg_loss,

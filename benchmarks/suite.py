@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -60,6 +61,11 @@ class Workload:
         return None
 
     @property
+    def small(self) -> Workload:
+        """The same kind of work in a size to warm up on, for measuring memory."""
+        raise NotImplementedError
+
+    @property
     def is_large(self) -> bool:
         """Whether two threads have to pay."""
         return False
@@ -102,11 +108,9 @@ class Suite:
         sizes: What the columns' names stand for, "B,K,D".
         table: The workloads of a full run.
         quick: Those of a run that only checks results.
-        small: A workload small enough to warm up on, for measuring memory.
         make_inputs: The arrays of a workload.
         make_tensors: The inputs as arguments of a step; the first ones are differentiated.
-        fastneg_loss: The public function on a backend, of those arguments; None: its memory is not
-            measured.
+        fastneg_loss: The public function on a backend, of those arguments.
         num_differentiated: How many arguments are.
         contenders: Everything that is timed.
         compute_truth: Loss and gradients in float64.
@@ -120,10 +124,9 @@ class Suite:
     sizes: str
     table: tuple[Any, ...]
     quick: tuple[Any, ...]
-    small: Any
     make_inputs: Callable[[Any], Any]
     make_tensors: Callable[[Any, Any], tuple[tf.Tensor, ...]]
-    fastneg_loss: Callable[[str], Callable[..., tf.Tensor]] | None
+    fastneg_loss: Callable[[str], Callable[..., tf.Tensor]]
     num_differentiated: int
     contenders: tuple[Contender, ...]
     compute_truth: Callable[[Any], Any]
@@ -147,7 +150,7 @@ class Suite:
         if len(fields) not in (num_sizes, num_sizes + 1):
             raise ValueError(f"A workload must be {self.sizes}[,dtype]. Received: {name!r}.")
         dtype = fields[num_sizes] if len(fields) > num_sizes else "float32"
-        return type(self.small)(*(int(size) for size in fields[:num_sizes]), dtype=dtype)
+        return type(self.table[0])(*(int(size) for size in fields[:num_sizes]), dtype=dtype)
 
     def contender(self, name: str) -> Contender:
         """The contender of a name."""
@@ -162,7 +165,10 @@ def load_suite(stem: str) -> Suite:
 def make_step(
     loss_fn: Callable[..., tf.Tensor], num_differentiated: int, jit_compile: bool = False
 ) -> Callable[..., tuple[tf.Tensor, ...]]:
-    """A tf.function of a loss and its gradients by the first arguments."""
+    """A tf.function of a loss and its gradients by the first arguments.
+
+    A gradient of some rows only comes as two tensors, the rows' values and their indices.
+    """
 
     @tf.function(jit_compile=jit_compile)
     def step(*arguments: tf.Tensor) -> tuple[tf.Tensor, ...]:
@@ -170,9 +176,14 @@ def make_step(
         with tf.GradientTape() as tape:
             tape.watch(variables)
             loss = loss_fn(*arguments)
-        return loss, *tape.gradient(loss, variables)
+        grads = tape.gradient(loss, variables)
+        return loss, *itertools.chain.from_iterable(map(_tensors_of, grads))
 
     return step
+
+
+def _tensors_of(grad: tf.Tensor | tf.IndexedSlices) -> tuple[tf.Tensor, ...]:
+    return (grad.values, grad.indices) if isinstance(grad, tf.IndexedSlices) else (grad,)
 
 
 def repeated(step: Callable[..., Sequence[tf.Tensor]], arguments: Sequence[tf.Tensor]) -> Run:

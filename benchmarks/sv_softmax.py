@@ -25,6 +25,11 @@ class Workload(suite.Workload):
     num_negatives: int
 
     @property
+    def small(self) -> Workload:
+        """The same kind of work in a size to warm up on."""
+        return dataclasses.replace(self, num_rows=64, num_negatives=4)
+
+    @property
     def is_large(self) -> bool:
         """Whether two threads have to pay."""
         return self.num_rows * self.num_negatives >= 1 << 20
@@ -142,7 +147,6 @@ SUITE = suite.Suite(
         Workload(8192, 256, dtype="float16", compares_all=False),
     ),
     quick=(Workload(200, 20), Workload(300, 33, dtype="bfloat16", compares_all=False)),
-    small=Workload(64, 4),
     make_inputs=make_inputs,
     make_tensors=make_tensors,
     fastneg_loss=fastneg_loss,

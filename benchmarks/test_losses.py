@@ -47,8 +47,6 @@ def test_peak_memory(
     name = f"fastneg {backend}"
     if not workload.compares_all or board.time_ms(workload, name) is None:
         pytest.skip("only where all baselines ran")
-    if suite.fastneg_loss is None:
-        pytest.skip("not measured for this loss")
     if backend != "native" and pytestconfig.getoption("--quick"):
         pytest.skip("not with --quick")
     board.cell(workload, name).peak_extra_bytes = backend_peak(suite, workload, backend)

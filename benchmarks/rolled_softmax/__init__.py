@@ -34,7 +34,6 @@ SUITE = Suite(
     sizes="B,K,D",
     table=workloads.TABLE[:4] + workloads.HALVES + workloads.WIDTHS + workloads.TABLE[4:],
     quick=workloads.QUICK,
-    small=workloads.Workload(600, 4, 64),
     make_inputs=workloads.make_inputs,
     make_tensors=contenders.as_tensors,
     fastneg_loss=contenders.fastneg_loss,

@@ -32,6 +32,11 @@ class Workload(suite.Workload):
         return int(1.2 * 4 * (4 * b * d + (k + 1) * b))
 
     @property
+    def small(self) -> Workload:
+        """The same kind of work in a size to warm up on."""
+        return dataclasses.replace(self, batch_size=600, num_negatives=4)
+
+    @property
     def is_large(self) -> bool:
         """Whether two threads have to pay."""
         return self.stacked_bytes >= 100 << 20
