@@ -10,27 +10,31 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 BACKENDS = ("native", "numba", "reference")
 
 
-@pytest.fixture(params=BACKENDS)
-def backend(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Each backend in turn, chosen for the duration of the test; skipped where it does not load."""
+def _chosen(name: str) -> Iterator[str]:
+    """Chooses a backend for the duration of a test; skips the test where it does not load."""
     import fastneg
 
     try:
-        choice = fastneg.use_backend(request.param)
+        choice = fastneg.use_backend(name)
     except fastneg.BackendUnavailableError as error:
         pytest.skip(str(error))
     with choice:
-        yield request.param
+        yield name
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Each backend in turn."""
+    yield from _chosen(request.param)
 
 
 @pytest.fixture(params=[name for name in BACKENDS if name != "reference"])
 def fused_backend(request: pytest.FixtureRequest) -> Iterator[str]:
     """Each backend that computes value and gradients in one go."""
-    import fastneg
+    yield from _chosen(request.param)
 
-    try:
-        choice = fastneg.use_backend(request.param)
-    except fastneg.BackendUnavailableError as error:
-        pytest.skip(str(error))
-    with choice:
-        yield request.param
+
+@pytest.fixture
+def native() -> Iterator[str]:
+    """The native backend."""
+    yield from _chosen("native")

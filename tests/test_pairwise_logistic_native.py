@@ -2,16 +2,13 @@
 
 import os
 import pathlib
-import subprocess
-import sys
-import textwrap
-from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import pairwise_problems as problems
 import pytest
 import tensorflow as tf
+from operations import record_with_grad, with_grad
+from processes import assert_survives_fork, run_python
 
 import fastneg
 
@@ -27,14 +24,7 @@ _SPECS = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def _native() -> Iterator[None]:
-    try:
-        choice = fastneg.use_backend("native")
-    except fastneg.BackendUnavailableError as error:
-        pytest.skip(str(error))
-    with choice:
-        yield
+pytestmark = pytest.mark.usefixtures("native")
 
 
 class _Model(tf.Module):
@@ -117,24 +107,19 @@ def test_saved_model_in_a_process_that_only_imports(saved_model: pathlib.Path) -
             loss = model(labels, logits, tf.zeros([8], tf.int64), tf.ones([8]), tf.ones([]))
         assert tape.gradient(loss, logits).shape == [8]
     """
-    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True, timeout=120)
-
-
-def _nodes(function: Any) -> list[Any]:
-    definition = function.function_def
-    return [node for node in definition.node_def if node.op == "Fastneg>PairwiseLogistic"]
+    run_python(code)
 
 
 def test_a_graph_that_is_not_differentiated_computes_no_gradient() -> None:
     logits = tf.Variable(PROBLEM.logits)
     function = tf.function(lambda: LOSS(PROBLEM.labels, logits), autograph=False)
     concrete = function.get_concrete_function()
-    assert [node.attr["with_grad"].b for node in _nodes(concrete)] == [False]
+    assert with_grad(concrete, "PairwiseLogistic") == [False]
     with tf.GradientTape() as tape:
         loss = function()
     assert tape.gradient(loss, logits) is not None
     # What runs without a tape is still the function without gradients.
-    assert [node.attr["with_grad"].b for node in _nodes(concrete)] == [False]
+    assert with_grad(concrete, "PairwiseLogistic") == [False]
 
 
 def test_a_graph_that_is_differentiated_computes_value_and_gradient_at_once() -> None:
@@ -146,7 +131,7 @@ def test_a_graph_that_is_differentiated_computes_value_and_gradient_at_once() ->
         return tape.gradient(loss, logits)
 
     concrete = gradient.get_concrete_function(tf.TensorSpec([400]))
-    assert [node.attr["with_grad"].b for node in _nodes(concrete)] == [True]
+    assert with_grad(concrete, "PairwiseLogistic") == [True]
     assert concrete.outputs[0].shape == [400]
 
 
@@ -154,16 +139,7 @@ def test_a_graph_that_is_differentiated_computes_value_and_gradient_at_once() ->
 def test_eager_calls_compute_gradients_only_for_a_tape(
     monkeypatch: pytest.MonkeyPatch, watch: str | None, expected: bool
 ) -> None:
-    from fastneg.backends.native.library import operations
-
-    original = operations().fastneg_pairwise_logistic
-    calls = []
-
-    def spy(*inputs: Any, **attributes: Any) -> Any:
-        calls.append(attributes.get("with_grad", False))
-        return original(*inputs, **attributes)
-
-    monkeypatch.setattr(operations(), "fastneg_pairwise_logistic", spy)
+    calls = record_with_grad(monkeypatch, "fastneg_pairwise_logistic")
     tensors = {"logits": tf.constant(PROBLEM.logits), "other": tf.constant(0.0)}
     with tf.GradientTape() as tape:
         if watch:
@@ -205,25 +181,13 @@ def test_version_1_session() -> None:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="This system has no fork.")
 def test_fork_after_use() -> None:
-    code = """
-        import os
+    assert_survives_fork(
+        """
         import fastneg
         import pairwise_problems as problems
         problem = problems.make(9000, num_labels=3)
         def loss():
             return fastneg.pairwise_loss(problem.labels, problem.logits).numpy()
         fastneg.use_backend("native")
-        expected = loss()
-        child = os.fork()
-        if child == 0:
-            os._exit(0 if loss() == expected == loss() else 3)
-        status = os.waitpid(child, 0)[1]
-        assert status == 0, status
-        assert loss() == expected
-    """
-    subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(_TESTS), *sys.path])},
-        check=True,
-        timeout=120,
+        """
     )

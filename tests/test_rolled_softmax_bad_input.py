@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
+from bad_input import assert_refused, assert_refused_when_run, specs_of
 
 import fastneg
 
@@ -137,35 +138,17 @@ FULL = GOOD | {
 @pytest.mark.parametrize("case", STATIC)
 def test_static(backend: str, case: str, mode: str) -> None:
     changes, message = STATIC[case]
-    arguments = {**GOOD, **changes}
-    call = LOSS if mode == "eager" else tf.function(lambda: LOSS(**arguments), autograph=False)
-    with pytest.raises(ValueError, match=message):
-        call() if mode == "graph" else call(**arguments)
+    assert_refused(LOSS, {**GOOD, **changes}, message, mode)
 
 
 @pytest.mark.parametrize("rank", ["known", "unknown"])
 def test_dynamic(backend: str, rank: str) -> None:
     """One traced function, to which bad arguments come only when it runs."""
-    specs = {
-        name: tf.TensorSpec(
-            None if rank == "unknown" else [None] * np.ndim(value), np.asarray(value).dtype
-        )
-        for name, value in FULL.items()
-    }
-    function = tf.function(lambda **arguments: LOSS(**arguments), autograph=False)
-    function = function.get_concrete_function(**specs)
     cases = DYNAMIC | (DYNAMIC_RANK if rank == "unknown" else {})
-    expected = LOSS(**FULL)
-    for case, (changes, message) in cases.items():
-        arguments = {
-            name: tf.constant(value, specs[name].dtype)
-            for name, value in {**FULL, **changes}.items()
-        }
-        with pytest.raises(tf.errors.InvalidArgumentError, match=message):
-            pytest.fail(f"{case}: {function(**arguments)}")
-    # Errors leave the function as good as before.
-    good = {name: tf.constant(value) for name, value in FULL.items()}
-    np.testing.assert_allclose(function(**good), expected, rtol=1e-6)
+    result = assert_refused_when_run(
+        lambda **arguments: LOSS(**arguments), specs_of(FULL, rank), FULL, cases
+    )
+    np.testing.assert_allclose(result, LOSS(**FULL), rtol=1e-6)
 
 
 @pytest.mark.parametrize("mode", ["eager", "graph", "gradient"])

@@ -1,17 +1,14 @@
 """What only the native backend does: registered operations, SavedModels, gradients on demand."""
 
 import pathlib
-import subprocess
-import sys
-import textwrap
-from collections.abc import Iterator
-from typing import Any
 
 import evaluation
 import numpy as np
 import problems
 import pytest
 import tensorflow as tf
+from operations import record_with_grad, with_grad
+from processes import run_python
 
 import fastneg
 
@@ -20,14 +17,7 @@ PROBLEM = problems.make(16, 3, 6)
 _SPECS = [tf.TensorSpec([None, 6]), tf.TensorSpec([None, 6]), tf.TensorSpec([None], tf.int64)]
 
 
-@pytest.fixture(autouse=True)
-def _native() -> Iterator[None]:
-    try:
-        choice = fastneg.use_backend("native")
-    except fastneg.BackendUnavailableError as error:
-        pytest.skip(str(error))
-    with choice:
-        yield
+pytestmark = pytest.mark.usefixtures("native")
 
 
 class _Model(tf.Module):
@@ -95,12 +85,7 @@ def test_saved_model_in_a_process_that_only_imports(saved_model: pathlib.Path) -
             loss = model(user_emb, user_emb, tf.constant([1, 2], tf.int64))
         assert tape.gradient(loss, user_emb).shape == [8, 6]
     """
-    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True, timeout=120)
-
-
-def _nodes(function: Any) -> list[Any]:
-    definition = function.function_def
-    return [node for node in definition.node_def if node.op == "Fastneg>RolledSoftmax"]
+    run_python(code)
 
 
 def test_a_graph_that_is_not_differentiated_computes_no_gradient() -> None:
@@ -109,12 +94,12 @@ def test_a_graph_that_is_not_differentiated_computes_no_gradient() -> None:
         lambda: LOSS(user_emb, PROBLEM.item_emb, PROBLEM.labels), autograph=False
     )
     concrete = function.get_concrete_function()
-    assert [node.attr["with_grad"].b for node in _nodes(concrete)] == [False]
+    assert with_grad(concrete, "RolledSoftmax") == [False]
     with tf.GradientTape() as tape:
         loss = function()
     assert tape.gradient(loss, user_emb) is not None
     # What runs without a tape is still the function without gradients.
-    assert [node.attr["with_grad"].b for node in _nodes(concrete)] == [False]
+    assert with_grad(concrete, "RolledSoftmax") == [False]
 
 
 def test_a_graph_that_is_differentiated_computes_value_and_gradient_at_once() -> None:
@@ -126,7 +111,7 @@ def test_a_graph_that_is_differentiated_computes_value_and_gradient_at_once() ->
         return tape.gradient(loss, user_emb)
 
     concrete = gradient.get_concrete_function(tf.TensorSpec([16, 6]))
-    assert [node.attr["with_grad"].b for node in _nodes(concrete)] == [True]
+    assert with_grad(concrete, "RolledSoftmax") == [True]
     assert concrete.outputs[0].shape == [16, 6]
 
 
@@ -136,16 +121,7 @@ def test_a_graph_that_is_differentiated_computes_value_and_gradient_at_once() ->
 def test_eager_calls_compute_gradients_only_for_a_tape(
     monkeypatch: pytest.MonkeyPatch, watch: str | None, expected: bool
 ) -> None:
-    from fastneg.backends.native.library import operations
-
-    original = operations().fastneg_rolled_softmax
-    calls = []
-
-    def spy(*inputs: Any, **attributes: Any) -> Any:
-        calls.append(attributes.get("with_grad", False))
-        return original(*inputs, **attributes)
-
-    monkeypatch.setattr(operations(), "fastneg_rolled_softmax", spy)
+    calls = record_with_grad(monkeypatch, "fastneg_rolled_softmax")
     tensors = {"item_emb": tf.constant(PROBLEM.item_emb), "other": tf.constant(0.0)}
     with tf.GradientTape() as tape:
         if watch:

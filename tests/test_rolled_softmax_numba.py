@@ -2,9 +2,6 @@
 
 import os
 import pathlib
-import subprocess
-import sys
-import textwrap
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,6 +9,7 @@ import numpy as np
 import problems
 import pytest
 import tensorflow as tf
+from processes import run_python
 
 import fastneg
 from fastneg import backends
@@ -171,16 +169,10 @@ def test_vectors_of_half_the_width(tmp_path: pathlib.Path) -> None:
         problem = problems.with_everything(problems.make(200, 21, 50))
         np.savez({str(tmp_path / "result.npz")!r}, **test._run(test._arguments(problem))._asdict())
     """
-    subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)],
-        cwd=pathlib.Path(__file__).parent,
-        env={
-            **os.environ,
-            "NUMBA_CPU_NAME": "haswell",
-            "NUMBA_CPU_FEATURES": "+avx,+avx2,+fma,+f16c,+sse4.2,+popcnt",
-        },
-        check=True,
-        timeout=300,
+    run_python(
+        code,
+        NUMBA_CPU_NAME="haswell",
+        NUMBA_CPU_FEATURES="+avx,+avx2,+fma,+f16c,+sse4.2,+popcnt",
     )
     narrow = np.load(tmp_path / "result.npz")
     for name, value in _run(_arguments(problem))._asdict().items():

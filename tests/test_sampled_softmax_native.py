@@ -2,16 +2,13 @@
 
 import os
 import pathlib
-import subprocess
-import sys
-import textwrap
-from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import pytest
 import sampled_problems
 import tensorflow as tf
+from operations import record_with_grad, with_grad
+from processes import assert_survives_fork, run_python
 
 import fastneg
 
@@ -20,14 +17,7 @@ V, S, D = 30, 6, 5
 _TESTS = pathlib.Path(__file__).parent
 
 
-@pytest.fixture(autouse=True)
-def _native() -> Iterator[None]:
-    try:
-        choice = fastneg.use_backend("native")
-    except fastneg.BackendUnavailableError as error:
-        pytest.skip(str(error))
-    with choice:
-        yield
+pytestmark = pytest.mark.usefixtures("native")
 
 
 class _Model(tf.Module):
@@ -108,7 +98,7 @@ def test_saved_model_in_a_process_that_only_imports(saved_model: pathlib.Path) -
             loss = model(inputs, tf.zeros([8, 1], tf.int64), tf.range({S}, dtype=tf.int64))
         assert tape.gradient(loss, model.table).values.shape == [{S}, {D}]
     """
-    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True, timeout=120)
+    run_python(code)
 
 
 def _losses(table: tf.Variable) -> tf.Tensor:
@@ -116,15 +106,10 @@ def _losses(table: tf.Variable) -> tf.Tensor:
     return LOSS(table, None, problem.labels, problem.inputs, S, V)
 
 
-def _with_grad(function: Any) -> list[bool]:
-    nodes = function.function_def.node_def
-    return [node.attr["with_grad"].b for node in nodes if node.op == "Fastneg>SampledSoftmax"]
-
-
 def test_a_graph_that_is_not_differentiated_computes_no_gradient() -> None:
     table = tf.Variable(tf.ones([V, D]))
     function = tf.function(lambda: _losses(table), autograph=False)
-    assert _with_grad(function.get_concrete_function()) == [False]
+    assert with_grad(function.get_concrete_function(), "SampledSoftmax") == [False]
 
 
 def test_a_graph_that_is_differentiated_computes_value_and_gradient_at_once() -> None:
@@ -137,7 +122,7 @@ def test_a_graph_that_is_differentiated_computes_value_and_gradient_at_once() ->
         return tape.gradient(loss, table).values
 
     concrete = gradient.get_concrete_function()
-    assert _with_grad(concrete) == [True]
+    assert with_grad(concrete, "SampledSoftmax") == [True]
     assert concrete.outputs[0].shape.as_list() == [None, D]
 
 
@@ -145,16 +130,7 @@ def test_a_graph_that_is_differentiated_computes_value_and_gradient_at_once() ->
 def test_eager_calls_compute_gradients_only_for_a_tape(
     monkeypatch: pytest.MonkeyPatch, follow: bool
 ) -> None:
-    from fastneg.backends.native.library import operations
-
-    original = operations().fastneg_sampled_softmax
-    calls = []
-
-    def spy(*arguments: Any, **attributes: Any) -> Any:
-        calls.append(attributes.get("with_grad", False))
-        return original(*arguments, **attributes)
-
-    monkeypatch.setattr(operations(), "fastneg_sampled_softmax", spy)
+    calls = record_with_grad(monkeypatch, "fastneg_sampled_softmax")
     table = tf.Variable(tf.ones([V, D]), trainable=False)
     with tf.GradientTape() as tape:
         if follow:
@@ -177,29 +153,15 @@ def test_version_1_session() -> None:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="This system has no fork.")
 def test_fork_after_use() -> None:
-    """Threads do not survive a fork; a child must neither hang nor die of missing ones."""
-    code = """
-        import os
+    assert_survives_fork(
+        """
         import fastneg
-        import numpy as np
         import sampled_problems
         problem = sampled_problems.make(1030, 200, 33, 500)
         fastneg.use_backend("native")
         def loss():
             return sampled_problems.run(fastneg.sampled_softmax_loss, problem).loss.tobytes()
-        expected = loss()
-        child = os.fork()
-        if child == 0:
-            os._exit(0 if loss() == expected == loss() else 3)
-        status = os.waitpid(child, 0)[1]
-        assert status == 0, status
-        assert loss() == expected
-    """
-    subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(_TESTS), *sys.path])},
-        check=True,
-        timeout=120,
+        """
     )
 
 

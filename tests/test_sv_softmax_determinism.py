@@ -4,13 +4,13 @@ import os
 import pathlib
 import subprocess
 import sys
-import textwrap
 from collections.abc import Iterator
 
 import numpy as np
 import problems
 import pytest
 import sv_softmax_cases as cases
+from processes import assert_survives_fork
 
 import fastneg
 from fastneg import backends
@@ -106,10 +106,8 @@ def test_large_exponents(isa: str, width: int, dtype: str, smooth: float) -> Non
 @pytest.mark.parametrize("name", FUSED)
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="This system has no fork.")
 def test_fork_after_use(name: str) -> None:
-    """Threads do not survive a fork; a child must neither hang nor die of missing ones."""
-    code = f"""
-        import os
-        import sys
+    assert_survives_fork(
+        f"""
         import fastneg
         import sv_softmax_cases as cases
         case = cases.make(3000, 70)
@@ -118,17 +116,5 @@ def test_fork_after_use(name: str) -> None:
                 case.pos_score, case.neg_scores
             ).numpy()
         fastneg.use_backend({name!r})
-        expected = loss()
-        child = os.fork()
-        if child == 0:
-            os._exit(0 if loss() == expected == loss() else 3)
-        status = os.waitpid(child, 0)[1]
-        assert status == 0, status
-        assert loss() == expected
-    """
-    subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(_TESTS), *sys.path])},
-        check=True,
-        timeout=120,
+        """
     )

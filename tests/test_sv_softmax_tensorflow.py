@@ -1,9 +1,6 @@
 """Inside TensorFlow: functions, control flow, XLA, threads, SavedModel."""
 
 import pathlib
-import subprocess
-import sys
-import textwrap
 import threading
 from typing import Any
 
@@ -11,6 +8,7 @@ import numpy as np
 import pytest
 import sv_softmax_cases as cases
 import tensorflow as tf
+from processes import run_python
 
 import fastneg
 
@@ -225,7 +223,7 @@ def test_saved_model_in_a_process_that_only_imports(saved_model: pathlib.Path) -
             loss = model(tf.ones([8]), scores, tf.ones([8]))
         assert tape.gradient(loss, scores).shape == [8, 6]
     """
-    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True, timeout=120)
+    run_python(code)
 
 
 def test_operation_called_directly_under_a_tape() -> None:
