@@ -1,4 +1,4 @@
-// What the kernels of all losses do with attributes, inputs and outputs. Eager mode runs no shape function, and a
+// What the kernels of all losses do with inputs and outputs. Eager mode runs no shape function, and a
 // SavedModel may feed anything, so kernels check everything themselves; every message states the requirement and then
 // what was received.
 #ifndef FASTNEG_TF_OPS_CHECKS_H_
@@ -8,15 +8,8 @@
 #include <string>
 
 #include "tf_ops/kernel_context.h"
-#include "tf_ops/status.h"
 
 namespace fastneg::tf_ops {
-
-// Attributes, while a kernel is constructed; false, with the reason in `status`, on failure.
-bool ReadFlag(TF_OpKernelConstruction* construction, const char* name, bool* value, const ScopedStatus& status);
-
-// Whether an optional input is there: the attribute counts the tensors of a list of at most one.
-bool ReadPresence(TF_OpKernelConstruction* construction, const char* name, bool* present, const ScopedStatus& status);
 
 std::string Text(int64_t value);
 

@@ -69,6 +69,12 @@ Tensor KernelContext::AllocateOutput(int index, TF_DataType dtype, const int64_t
   return Checked(TF_AllocateOutput(context_, index, dtype, dims, rank, num_bytes, status_.get()));
 }
 
+Tensor KernelContext::AllocateOutputIf(bool wanted, int index, TF_DataType dtype, std::initializer_list<int64_t> dims) {
+  if (wanted) return AllocateOutput(index, dtype, dims);
+  AllocateOutput(index, dtype, {0});
+  return Tensor();
+}
+
 Tensor KernelContext::ForwardInputOrAllocateOutput(int input, int output, const int64_t* dims, int rank,
                                                    bool* forwarded) {
   if (!ok_) return Tensor();
@@ -154,6 +160,8 @@ std::string CoreStatusText(Status status) {
       return "the instruction set must be available";
     case Status::kZeroTemperature:
       return "the temperature must not be 0";
+    case Status::kIdOutOfRange:
+      return "every id must be in its range";
   }
   return "unknown status";
 }

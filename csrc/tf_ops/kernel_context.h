@@ -56,6 +56,8 @@ class KernelContext {
   Tensor AllocateOutput(int index, TF_DataType dtype, std::initializer_list<int64_t> dims) {
     return AllocateOutput(index, dtype, dims.begin(), static_cast<int>(dims.size()));
   }
+  // An output that may not be wanted: if so it has no elements, and the result is empty.
+  Tensor AllocateOutputIf(bool wanted, int index, TF_DataType dtype, std::initializer_list<int64_t> dims);
   // The buffer of input `input` if nobody else needs it, else a new one. No other reference to that input may
   // be held. `forwarded` tells which it was.
   Tensor ForwardInputOrAllocateOutput(int input, int output, const int64_t* dims, int rank, bool* forwarded);
@@ -68,6 +70,9 @@ class KernelContext {
   ScopedStatus status_;
   bool ok_ = true;
 };
+
+// Null for an empty tensor: what was not given, or is not wanted.
+inline void* DataOrNull(const Tensor& tensor) { return tensor ? tensor.data() : nullptr; }
 
 size_t SizeOf(TF_DataType dtype);
 

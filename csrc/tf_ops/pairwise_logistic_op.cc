@@ -5,12 +5,13 @@
 // vectors.
 #include <cstdint>
 #include <string>
-#include <utility>
 
 #include "core/api.h"
 #include "tf_ops/checks.h"
+#include "tf_ops/kernel_attributes.h"
 #include "tf_ops/kernel_context.h"
 #include "tf_ops/op_registration.h"
+#include "tf_ops/run_loss.h"
 #include "tf_ops/runtime.h"
 
 namespace fastneg::tf_ops {
@@ -34,21 +35,14 @@ struct Inputs {
   int64_t batch_size() const { return logits.dim(0); }
 };
 
-void* Create(TF_OpKernelConstruction* construction) {
-  ScopedStatus status;
-  PairwiseLogisticKernel kernel;
-  const bool ok = ReadFlag(construction, "with_grad", &kernel.with_grad, status) &&
-                  ReadFlag(construction, "with_scalar_grad", &kernel.with_scalar_grad, status) &&
-                  ReadPresence(construction, "num_session_ids", &kernel.has_session_ids, status) &&
-                  ReadPresence(construction, "num_weights", &kernel.has_weights, status);
-  if (!ok) {
-    TF_OpKernelConstruction_Failure(construction, status.get());
-    return nullptr;
-  }
-  return new PairwiseLogisticKernel(kernel);
-}
+constexpr Attribute<PairwiseLogisticKernel> kAttributes[] = {
+    {"with_grad", &PairwiseLogisticKernel::with_grad, &ReadFlag},
+    {"with_scalar_grad", &PairwiseLogisticKernel::with_scalar_grad, &ReadFlag},
+    {"num_session_ids", &PairwiseLogisticKernel::has_session_ids, &ReadPresence},
+    {"num_weights", &PairwiseLogisticKernel::has_weights, &ReadPresence},
+};
 
-void Destroy(void* kernel) { delete static_cast<PairwiseLogisticKernel*>(kernel); }
+void* Create(TF_OpKernelConstruction* construction) { return CreateKernel(construction, kAttributes); }
 
 Inputs ReadInputs(const PairwiseLogisticKernel& kernel, KernelContext& context) {
   Inputs inputs;
@@ -87,16 +81,15 @@ struct Outputs {
 
 Outputs AllocateOutputs(const PairwiseLogisticKernel& kernel, const Inputs& inputs, KernelContext& context) {
   const TF_DataType dtype = inputs.margin.dtype();
-  const auto vector_if = [&](bool wanted, int index, int64_t size) {
-    Tensor tensor = context.AllocateOutput(index, dtype, {wanted ? size : 0});
-    return wanted ? std::move(tensor) : Tensor();
-  };
+  const int64_t batch_size = inputs.batch_size();
   Outputs outputs;
   outputs.loss = context.AllocateOutput(kLoss, dtype, {});
-  outputs.grad_logits = vector_if(kernel.with_grad, kGradLogits, inputs.batch_size());
-  outputs.grad_weights = vector_if(kernel.with_grad && kernel.has_weights, kGradWeights, inputs.batch_size());
+  outputs.grad_logits = context.AllocateOutputIf(kernel.with_grad, kGradLogits, dtype, {batch_size});
+  const bool with_weights = kernel.with_grad && kernel.has_weights;
+  outputs.grad_weights = context.AllocateOutputIf(with_weights, kGradWeights, dtype, {batch_size});
   // The attribute says that they have a gradient; it is another question whether anyone asks for it.
-  outputs.grad_scalars = vector_if(kernel.with_grad && kernel.with_scalar_grad, kGradScalars, 2);
+  const bool with_scalars = kernel.with_grad && kernel.with_scalar_grad;
+  outputs.grad_scalars = context.AllocateOutputIf(with_scalars, kGradScalars, dtype, {2});
   return outputs;
 }
 
@@ -109,24 +102,18 @@ void Run(const Inputs& inputs, const Outputs& outputs, KernelContext& context) {
   args.labels = inputs.labels.data();
   args.margin = ScalarValue(inputs.margin);
   args.temperature = ScalarValue(inputs.temperature);
-  if (inputs.session_ids) args.session_ids = static_cast<const int64_t*>(inputs.session_ids.data());
-  if (inputs.weights) args.weights = inputs.weights.data();
+  args.session_ids = static_cast<const int64_t*>(DataOrNull(inputs.session_ids));
+  args.weights = DataOrNull(inputs.weights);
   args.loss = outputs.loss.data();
-  if (outputs.grad_logits) args.grad_logits = outputs.grad_logits.data();
-  if (outputs.grad_weights) args.grad_weights = outputs.grad_weights.data();
-  if (outputs.grad_scalars) args.grad_scalars = outputs.grad_scalars.data();
-  args.executor = PoolExecutor(WorthwhileThreads(args, NumThreads()));
-
-  args.workspace_bytes = PairwiseLogisticWorkspaceBytes(args);
-  const AlignedTemp workspace(context, args.workspace_bytes);
-  if (!context.ok()) return;
-  args.workspace = workspace.data();
-  const Status status = PairwiseLogistic(args);
+  args.grad_logits = DataOrNull(outputs.grad_logits);
+  args.grad_weights = DataOrNull(outputs.grad_weights);
+  args.grad_scalars = DataOrNull(outputs.grad_scalars);
+  const Status status = RunLoss(context, &PairwiseLogisticWorkspaceBytes, &PairwiseLogistic, &args);
   if (status == Status::kInvalidSize) {
     context.Fail(TF_INVALID_ARGUMENT,
                  "`logits` must have less than 2^31 rows. Received: " + Text(args.batch_size) + ".");
-  } else if (status != Status::kOk) {
-    context.Fail(TF_INTERNAL, "Fastneg>PairwiseLogistic: " + CoreStatusText(status) + ".");
+  } else {
+    CheckStatus(context, "PairwiseLogistic", status);
   }
 }
 
@@ -163,7 +150,7 @@ void InferShapes(TF_ShapeInferenceContext* context, TF_Status* status) {
          "with_scalar_grad: bool = false"},
         &InferShapes,
     },
-    {&Create, &Compute, &Destroy});
+    {&Create, &Compute, &DestroyKernel<PairwiseLogisticKernel>});
 
 }  // namespace
 }  // namespace fastneg::tf_ops

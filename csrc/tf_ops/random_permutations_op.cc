@@ -7,6 +7,7 @@
 #include "tf_ops/checks.h"
 #include "tf_ops/kernel_context.h"
 #include "tf_ops/op_registration.h"
+#include "tf_ops/run_loss.h"
 #include "tf_ops/runtime.h"
 
 namespace fastneg::tf_ops {
@@ -51,8 +52,7 @@ void Compute(void*, TF_OpKernelContext* tf_context) {
   const int threads = NumThreads();
   const double entries = static_cast<double>(args.count) * static_cast<double>(size);
   args.executor = PoolExecutor(entries - entries / threads < kSavedEntries ? 1 : threads);
-  const Status status = RandomPermutations(args);
-  if (status != Status::kOk) context.Fail(TF_INTERNAL, "Fastneg>RandomPermutations: " + CoreStatusText(status) + ".");
+  CheckStatus(context, "RandomPermutations", RandomPermutations(args));
 }
 
 void InferShapes(TF_ShapeInferenceContext* context, TF_Status* status) {

@@ -7,8 +7,10 @@
 
 #include "core/api.h"
 #include "tf_ops/checks.h"
+#include "tf_ops/kernel_attributes.h"
 #include "tf_ops/kernel_context.h"
 #include "tf_ops/op_registration.h"
+#include "tf_ops/run_loss.h"
 #include "tf_ops/runtime.h"
 
 namespace fastneg::tf_ops {
@@ -36,23 +38,16 @@ struct Inputs {
   int64_t num_negatives() const { return shifts.dim(0); }
 };
 
-void* Create(TF_OpKernelConstruction* construction) {
-  ScopedStatus status;
-  RolledSoftmaxKernel kernel;
-  const bool ok = ReadFlag(construction, "embed_normed", &kernel.embed_normed, status) &&
-                  ReadFlag(construction, "with_grad", &kernel.with_grad, status) &&
-                  ReadFlag(construction, "with_scalar_grad", &kernel.with_scalar_grad, status) &&
-                  ReadPresence(construction, "num_weights", &kernel.has_weights, status) &&
-                  ReadPresence(construction, "num_sampling_probabilities", &kernel.has_sampling_probability, status) &&
-                  ReadPresence(construction, "num_candidate_ids", &kernel.has_candidate_ids, status);
-  if (!ok) {
-    TF_OpKernelConstruction_Failure(construction, status.get());
-    return nullptr;
-  }
-  return new RolledSoftmaxKernel(kernel);
-}
+constexpr Attribute<RolledSoftmaxKernel> kAttributes[] = {
+    {"embed_normed", &RolledSoftmaxKernel::embed_normed, &ReadFlag},
+    {"with_grad", &RolledSoftmaxKernel::with_grad, &ReadFlag},
+    {"with_scalar_grad", &RolledSoftmaxKernel::with_scalar_grad, &ReadFlag},
+    {"num_weights", &RolledSoftmaxKernel::has_weights, &ReadPresence},
+    {"num_sampling_probabilities", &RolledSoftmaxKernel::has_sampling_probability, &ReadPresence},
+    {"num_candidate_ids", &RolledSoftmaxKernel::has_candidate_ids, &ReadPresence},
+};
 
-void Destroy(void* kernel) { delete static_cast<RolledSoftmaxKernel*>(kernel); }
+void* Create(TF_OpKernelConstruction* construction) { return CreateKernel(construction, kAttributes); }
 
 Inputs ReadInputs(const RolledSoftmaxKernel& kernel, KernelContext& context) {
   Inputs inputs;
@@ -110,9 +105,9 @@ void FillArguments(const RolledSoftmaxKernel& kernel, const Inputs& inputs, Roll
   args->gamma = ScalarValue(inputs.gamma);
   args->margin = ScalarValue(inputs.margin);
   args->t = ScalarValue(inputs.t);
-  if (inputs.weights) args->weights = inputs.weights.data();
-  if (inputs.sampling_probability) args->sampling_probability = inputs.sampling_probability.data();
-  if (inputs.candidate_ids) args->candidate_ids = static_cast<const int64_t*>(inputs.candidate_ids.data());
+  args->weights = DataOrNull(inputs.weights);
+  args->sampling_probability = DataOrNull(inputs.sampling_probability);
+  args->candidate_ids = static_cast<const int64_t*>(DataOrNull(inputs.candidate_ids));
 }
 
 // Outputs that were not asked for have no elements and stay null for the core.
@@ -126,42 +121,23 @@ Outputs AllocateOutputs(const RolledSoftmaxKernel& kernel, const Inputs& inputs,
   const int64_t embedding_dim = inputs.embedding_dim();
   Outputs outputs;
   outputs.loss = context.AllocateOutput(kLoss, dtype, {});
-  if (kernel.with_grad) {
-    outputs.grad_user = context.AllocateOutput(kGradUser, dtype, {batch_size, embedding_dim});
-    outputs.grad_item = context.AllocateOutput(kGradItem, dtype, {batch_size, embedding_dim});
-  } else {
-    context.AllocateOutput(kGradUser, dtype, {0});
-    context.AllocateOutput(kGradItem, dtype, {0});
-  }
-  if (kernel.with_grad && kernel.has_weights) {
-    outputs.grad_weights = context.AllocateOutput(kGradWeights, dtype, {batch_size});
-  } else {
-    context.AllocateOutput(kGradWeights, dtype, {0});
-  }
-  if (kernel.with_scalar_grad) {
-    outputs.grad_scalars = context.AllocateOutput(kGradScalars, dtype, {3});
-  } else {
-    context.AllocateOutput(kGradScalars, dtype, {0});
-  }
+  outputs.grad_user = context.AllocateOutputIf(kernel.with_grad, kGradUser, dtype, {batch_size, embedding_dim});
+  outputs.grad_item = context.AllocateOutputIf(kernel.with_grad, kGradItem, dtype, {batch_size, embedding_dim});
+  const bool with_weights = kernel.with_grad && kernel.has_weights;
+  outputs.grad_weights = context.AllocateOutputIf(with_weights, kGradWeights, dtype, {batch_size});
+  outputs.grad_scalars = context.AllocateOutputIf(kernel.with_scalar_grad, kGradScalars, dtype, {3});
   return outputs;
 }
 
 void Run(const Inputs& inputs, const Outputs& outputs, KernelContext& context, RolledSoftmaxArgs* args) {
   args->loss = outputs.loss.data();
-  if (outputs.grad_user) args->grad_user = outputs.grad_user.data();
-  if (outputs.grad_item) args->grad_item = outputs.grad_item.data();
-  if (outputs.grad_weights) args->grad_weights = outputs.grad_weights.data();
-  if (outputs.grad_scalars) args->grad_scalars = outputs.grad_scalars.data();
-  args->executor = PoolExecutor(WorthwhileThreads(*args, NumThreads()));
-
-  args->workspace_bytes = RolledSoftmaxWorkspaceBytes(*args);
-  const AlignedTemp workspace(context, args->workspace_bytes);
-  if (!context.ok()) return;
-  args->workspace = workspace.data();
-
+  args->grad_user = DataOrNull(outputs.grad_user);
+  args->grad_item = DataOrNull(outputs.grad_item);
+  args->grad_weights = DataOrNull(outputs.grad_weights);
+  args->grad_scalars = DataOrNull(outputs.grad_scalars);
   int64_t bad_shift = 0;
   args->error_index = &bad_shift;
-  const Status status = RolledSoftmax(*args);
+  const Status status = RunLoss(context, &RolledSoftmaxWorkspaceBytes, &RolledSoftmax, args);
   if (status == Status::kShiftIsMultiple) {
     const int64_t shift = static_cast<const int64_t*>(inputs.shifts.data())[bad_shift];
     context.Fail(TF_INVALID_ARGUMENT, "`shifts` must not be 0 modulo the batch size, " + Text(args->batch_size) +
@@ -171,8 +147,8 @@ void Run(const Inputs& inputs, const Outputs& outputs, KernelContext& context, R
                  "`user_emb` and `num_negative_samples` must have sizes whose product fits 63 "
                  "bits. Received: " +
                      inputs.user_emb.ShapeText() + " and " + Text(args->num_negatives) + ".");
-  } else if (status != Status::kOk) {
-    context.Fail(TF_INTERNAL, "Fastneg>RolledSoftmax: " + CoreStatusText(status) + ".");
+  } else {
+    CheckStatus(context, "RolledSoftmax", status);
   }
 }
 
@@ -222,7 +198,7 @@ void InferShapes(TF_ShapeInferenceContext* context, TF_Status* status) {
          "embed_normed: bool = false", "with_grad: bool = false", "with_scalar_grad: bool = false"},
         &InferShapes,
     },
-    {&Create, &Compute, &Destroy});
+    {&Create, &Compute, &DestroyKernel<RolledSoftmaxKernel>});
 
 }  // namespace
 }  // namespace fastneg::tf_ops

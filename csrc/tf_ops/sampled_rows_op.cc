@@ -8,6 +8,7 @@
 #include "tf_ops/checks.h"
 #include "tf_ops/kernel_context.h"
 #include "tf_ops/op_registration.h"
+#include "tf_ops/run_loss.h"
 #include "tf_ops/runtime.h"
 
 namespace fastneg::tf_ops {
@@ -104,10 +105,8 @@ void Compute(void* opaque, TF_OpKernelContext* tf_context) {
   args.sampled_rows = static_cast<int32_t*>(sampled_rows.data());
   const Status status = SampledRows(args);
   if (status == Status::kIdOutOfRange) return FailForId(args, context);
-  if (status != Status::kOk) {
-    context.Fail(TF_INTERNAL, "Fastneg>SampledRows: " + CoreStatusText(status) + ".");
-    return;
-  }
+  CheckStatus(context, "SampledRows", status);
+  if (!context.ok()) return;
   const Tensor found = context.AllocateOutput(kIds, TF_INT64, {num_rows});
   if (context.ok()) std::memcpy(found.data(), args.ids, static_cast<size_t>(num_rows) * sizeof(int64_t));
 }

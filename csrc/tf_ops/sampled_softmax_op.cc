@@ -7,8 +7,10 @@
 
 #include "core/api.h"
 #include "tf_ops/checks.h"
+#include "tf_ops/kernel_attributes.h"
 #include "tf_ops/kernel_context.h"
 #include "tf_ops/op_registration.h"
+#include "tf_ops/run_loss.h"
 #include "tf_ops/runtime.h"
 
 namespace fastneg::tf_ops {
@@ -27,21 +29,18 @@ struct Inputs {
   Tensor biases;  // Empty where not given.
 };
 
-template <bool kForward>
-void* Create(TF_OpKernelConstruction* construction) {
-  ScopedStatus status;
-  SampledSoftmaxKernel kernel;
-  const bool ok = ReadFlag(construction, "remove_accidental_hits", &kernel.remove_accidental_hits, status) &&
-                  ReadPresence(construction, "num_biases", &kernel.has_biases, status) &&
-                  (!kForward || ReadFlag(construction, "with_grad", &kernel.with_grad, status));
-  if (!ok) {
-    TF_OpKernelConstruction_Failure(construction, status.get());
-    return nullptr;
-  }
-  return new SampledSoftmaxKernel(kernel);
-}
+constexpr Attribute<SampledSoftmaxKernel> kGradAttributes[] = {
+    {"remove_accidental_hits", &SampledSoftmaxKernel::remove_accidental_hits, &ReadFlag},
+    {"num_biases", &SampledSoftmaxKernel::has_biases, &ReadPresence},
+};
+constexpr Attribute<SampledSoftmaxKernel> kAttributes[] = {
+    kGradAttributes[0],
+    kGradAttributes[1],
+    {"with_grad", &SampledSoftmaxKernel::with_grad, &ReadFlag},
+};
 
-void Destroy(void* kernel) { delete static_cast<SampledSoftmaxKernel*>(kernel); }
+void* Create(TF_OpKernelConstruction* construction) { return CreateKernel(construction, kAttributes); }
+void* CreateGrad(TF_OpKernelConstruction* construction) { return CreateKernel(construction, kGradAttributes); }
 
 // The inputs of the forward operation, from number `next` on.
 Inputs ReadInputs(const SampledSoftmaxKernel& kernel, int next, KernelContext& context) {
@@ -105,7 +104,7 @@ SampledSoftmaxArgs Arguments(const SampledSoftmaxKernel& kernel, const Inputs& i
   args.rows = inputs.rows.data();
   args.input_row_stride = args.embedding_dim;
   args.row_stride = args.embedding_dim;
-  if (inputs.biases) args.biases = inputs.biases.data();
+  args.biases = DataOrNull(inputs.biases);
   args.label_rows = static_cast<const int32_t*>(inputs.label_rows.data());
   args.sampled_rows = static_cast<const int32_t*>(inputs.sampled_rows.data());
   args.true_expected_count = inputs.true_expected_count.data();
@@ -115,14 +114,9 @@ SampledSoftmaxArgs Arguments(const SampledSoftmaxKernel& kernel, const Inputs& i
 }
 
 void Run(const Inputs& inputs, KernelContext& context, SampledSoftmaxArgs* args) {
-  args->executor = PoolExecutor(WorthwhileThreads(*args, NumThreads()));
-  args->workspace_bytes = SampledSoftmaxWorkspaceBytes(*args);
-  const AlignedTemp workspace(context, args->workspace_bytes);
-  if (!context.ok()) return;
-  args->workspace = workspace.data();
   int64_t bad_index = 0;
   args->error_index = &bad_index;
-  const Status status = SampledSoftmax(*args);
+  const Status status = RunLoss(context, &SampledSoftmaxWorkspaceBytes, &SampledSoftmax, args);
   if (status == Status::kIdOutOfRange) {
     context.Fail(TF_INVALID_ARGUMENT, "`label_rows` and `sampled_rows` must be in 0 .. " + Text(args->num_rows - 1) +
                                           ". Received another value as number " + Text(bad_index) +
@@ -132,8 +126,8 @@ void Run(const Inputs& inputs, KernelContext& context, SampledSoftmaxArgs* args)
                  "`labels` and `sampled_values[0]` must have less than 2^31 entries, and all sizes must fit memory. "
                  "Received: " +
                      inputs.label_rows.ShapeText() + " and " + inputs.sampled_rows.ShapeText() + ".");
-  } else if (status != Status::kOk) {
-    context.Fail(TF_INTERNAL, "Fastneg>SampledSoftmax: " + CoreStatusText(status) + ".");
+  } else {
+    CheckStatus(context, "SampledSoftmax", status);
   }
 }
 
@@ -147,24 +141,16 @@ void ComputeLoss(void* opaque, TF_OpKernelContext* tf_context) {
   SampledSoftmaxArgs args = Arguments(kernel, inputs);
   const TF_DataType dtype = inputs.true_expected_count.dtype();
   const Tensor loss = context.AllocateOutput(kLoss, dtype, {args.batch_size});
-  Tensor grad_rows, grad_inputs, grad_biases;
-  if (kernel.with_grad) {
-    grad_rows = context.AllocateOutput(kGradRows, dtype, {args.num_rows, args.embedding_dim});
-    grad_inputs = context.AllocateOutput(kGradInputs, dtype, {args.batch_size, args.embedding_dim});
-  } else {
-    context.AllocateOutput(kGradRows, dtype, {0});
-    context.AllocateOutput(kGradInputs, dtype, {0});
-  }
-  if (kernel.with_grad && kernel.has_biases) {
-    grad_biases = context.AllocateOutput(kGradBiases, dtype, {args.num_rows});
-  } else {
-    context.AllocateOutput(kGradBiases, dtype, {0});
-  }
+  const bool with_grad = kernel.with_grad, with_biases = kernel.with_grad && kernel.has_biases;
+  const Tensor grad_rows = context.AllocateOutputIf(with_grad, kGradRows, dtype, {args.num_rows, args.embedding_dim});
+  const Tensor grad_inputs =
+      context.AllocateOutputIf(with_grad, kGradInputs, dtype, {args.batch_size, args.embedding_dim});
+  const Tensor grad_biases = context.AllocateOutputIf(with_biases, kGradBiases, dtype, {args.num_rows});
   if (!context.ok()) return;
   args.loss = loss.data();
-  if (grad_rows) args.grad_rows = grad_rows.data();
-  if (grad_inputs) args.grad_inputs = grad_inputs.data();
-  if (grad_biases) args.grad_biases = grad_biases.data();
+  args.grad_rows = DataOrNull(grad_rows);
+  args.grad_inputs = DataOrNull(grad_inputs);
+  args.grad_biases = DataOrNull(grad_biases);
   Run(inputs, context, &args);
 }
 
@@ -202,8 +188,7 @@ void Scale(KernelContext& context, const Tensor& unit, const Tensor& out, double
   args.scale = scale;
   constexpr int64_t kWorthThreads = 1 << 19;
   if (size >= kWorthThreads) args.executor = PoolExecutor(NumThreads());
-  const Status status = ScaleGrad(args);
-  if (status != Status::kOk) context.Fail(TF_INTERNAL, "Fastneg>SampledSoftmaxGrad: " + CoreStatusText(status) + ".");
+  CheckStatus(context, "SampledSoftmaxGrad", ScaleGrad(args));
 }
 
 // The unit gradient times `scale` as an output, in the same buffer where that can be.
@@ -316,7 +301,7 @@ void InferShapes(TF_ShapeInferenceContext* context, TF_Status* status) {
          "remove_accidental_hits: bool = true", "with_grad: bool = false"},
         &InferShapes<0>,
     },
-    {&Create<true>, &ComputeLoss, &Destroy});
+    {&Create, &ComputeLoss, &DestroyKernel<SampledSoftmaxKernel>});
 
 [[maybe_unused]] const bool kGradRegistered = RegisterOp(
     {
@@ -329,7 +314,7 @@ void InferShapes(TF_ShapeInferenceContext* context, TF_Status* status) {
          "remove_accidental_hits: bool = true"},
         &InferShapes<kFirstForward>,
     },
-    {&Create<false>, &ComputeGrad, &Destroy});
+    {&CreateGrad, &ComputeGrad, &DestroyKernel<SampledSoftmaxKernel>});
 
 }  // namespace
 }  // namespace fastneg::tf_ops

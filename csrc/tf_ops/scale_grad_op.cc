@@ -6,6 +6,7 @@
 #include "core/api.h"
 #include "tf_ops/kernel_context.h"
 #include "tf_ops/op_registration.h"
+#include "tf_ops/run_loss.h"
 #include "tf_ops/runtime.h"
 
 namespace fastneg::tf_ops {
@@ -60,8 +61,7 @@ void ScaleOne(KernelContext& context, int index, TF_DataType dtype, double scale
   args.out = grad.data();
   args.scale = scale;
   args.executor = PoolExecutor(NumThreads());
-  const Status status = ScaleGrad(args);
-  if (status != Status::kOk) context.Fail(TF_INTERNAL, "Fastneg>ScaleGrad: " + CoreStatusText(status) + ".");
+  CheckStatus(context, "ScaleGrad", ScaleGrad(args));
 }
 
 void Compute(void* kernel, TF_OpKernelContext* tf_context) {

@@ -6,8 +6,10 @@
 
 #include "core/api.h"
 #include "tf_ops/checks.h"
+#include "tf_ops/kernel_attributes.h"
 #include "tf_ops/kernel_context.h"
 #include "tf_ops/op_registration.h"
+#include "tf_ops/run_loss.h"
 #include "tf_ops/runtime.h"
 
 namespace fastneg::tf_ops {
@@ -28,21 +30,14 @@ struct Inputs {
   Tensor sampling_probability, candidate_ids;  // Empty where not given.
 };
 
-void* Create(TF_OpKernelConstruction* construction) {
-  ScopedStatus status;
-  ShuffledCosineKernel kernel;
-  const bool ok = ReadFlag(construction, "with_grad", &kernel.with_grad, status) &&
-                  ReadFlag(construction, "with_scalar_grad", &kernel.with_scalar_grad, status) &&
-                  ReadPresence(construction, "num_sampling_probabilities", &kernel.has_sampling_probability, status) &&
-                  ReadPresence(construction, "num_candidate_ids", &kernel.has_candidate_ids, status);
-  if (!ok) {
-    TF_OpKernelConstruction_Failure(construction, status.get());
-    return nullptr;
-  }
-  return new ShuffledCosineKernel(kernel);
-}
+constexpr Attribute<ShuffledCosineKernel> kAttributes[] = {
+    {"with_grad", &ShuffledCosineKernel::with_grad, &ReadFlag},
+    {"with_scalar_grad", &ShuffledCosineKernel::with_scalar_grad, &ReadFlag},
+    {"num_sampling_probabilities", &ShuffledCosineKernel::has_sampling_probability, &ReadPresence},
+    {"num_candidate_ids", &ShuffledCosineKernel::has_candidate_ids, &ReadPresence},
+};
 
-void Destroy(void* kernel) { delete static_cast<ShuffledCosineKernel*>(kernel); }
+void* Create(TF_OpKernelConstruction* construction) { return CreateKernel(construction, kAttributes); }
 
 Inputs ReadInputs(const ShuffledCosineKernel& kernel, KernelContext& context) {
   Inputs inputs;
@@ -85,8 +80,8 @@ void FillArguments(const Inputs& inputs, ShuffledCosineArgs* args) {
   ToCoreType(inputs.permutations.dtype(), &args->permutation_dtype);
   args->permutations = inputs.permutations.data();
   args->gamma = ScalarValue(inputs.gamma);
-  if (inputs.sampling_probability) args->sampling_probability = inputs.sampling_probability.data();
-  if (inputs.candidate_ids) args->candidate_ids = static_cast<const int64_t*>(inputs.candidate_ids.data());
+  args->sampling_probability = DataOrNull(inputs.sampling_probability);
+  args->candidate_ids = static_cast<const int64_t*>(DataOrNull(inputs.candidate_ids));
 }
 
 // Outputs that were not asked for have no elements and stay null for the core.
@@ -98,18 +93,10 @@ Outputs AllocateOutputs(const ShuffledCosineKernel& kernel, const Inputs& inputs
   const TF_DataType dtype = inputs.gamma.dtype();
   Outputs outputs;
   outputs.loss = context.AllocateOutput(kLoss, dtype, {});
-  if (kernel.with_grad) {
-    outputs.grad_query = context.AllocateOutput(kGradQuery, dtype, {inputs.query.dim(0), inputs.query.dim(1)});
-    outputs.grad_doc = context.AllocateOutput(kGradDoc, dtype, {inputs.query.dim(0), inputs.query.dim(1)});
-  } else {
-    context.AllocateOutput(kGradQuery, dtype, {0});
-    context.AllocateOutput(kGradDoc, dtype, {0});
-  }
-  if (kernel.with_scalar_grad) {
-    outputs.grad_scalars = context.AllocateOutput(kGradScalars, dtype, {3});
-  } else {
-    context.AllocateOutput(kGradScalars, dtype, {0});
-  }
+  const int64_t batch_size = inputs.query.dim(0), embedding_dim = inputs.query.dim(1);
+  outputs.grad_query = context.AllocateOutputIf(kernel.with_grad, kGradQuery, dtype, {batch_size, embedding_dim});
+  outputs.grad_doc = context.AllocateOutputIf(kernel.with_grad, kGradDoc, dtype, {batch_size, embedding_dim});
+  outputs.grad_scalars = context.AllocateOutputIf(kernel.with_scalar_grad, kGradScalars, dtype, {3});
   return outputs;
 }
 
@@ -122,18 +109,12 @@ std::string EntryText(const Tensor& permutations, int64_t index) {
 
 void Run(const Inputs& inputs, const Outputs& outputs, KernelContext& context, ShuffledCosineArgs* args) {
   args->loss = outputs.loss.data();
-  if (outputs.grad_query) args->grad_user = outputs.grad_query.data();
-  if (outputs.grad_doc) args->grad_item = outputs.grad_doc.data();
-  if (outputs.grad_scalars) args->grad_scalars = outputs.grad_scalars.data();
-  args->executor = PoolExecutor(WorthwhileThreads(*args, NumThreads()));
-  args->workspace_bytes = ShuffledCosineWorkspaceBytes(*args);
-  const AlignedTemp workspace(context, args->workspace_bytes);
-  if (!context.ok()) return;
-  args->workspace = workspace.data();
-
+  args->grad_user = DataOrNull(outputs.grad_query);
+  args->grad_item = DataOrNull(outputs.grad_doc);
+  args->grad_scalars = DataOrNull(outputs.grad_scalars);
   int64_t bad_entry = 0;
   args->error_index = &bad_entry;
-  const Status status = ShuffledCosine(*args);
+  const Status status = RunLoss(context, &ShuffledCosineWorkspaceBytes, &ShuffledCosine, args);
   if (status == Status::kNotAPermutation) {
     context.Fail(TF_INVALID_ARGUMENT, "`permutations` must hold each of 0 .. " + Text(args->batch_size - 1) +
                                           " once in every row. Received: " + EntryText(inputs.permutations, bad_entry) +
@@ -143,8 +124,8 @@ void Run(const Inputs& inputs, const Outputs& outputs, KernelContext& context, S
                  "`query` and `num_negatives` must have sizes whose product fits 63 bits, and less than 2^31 - 1 rows. "
                  "Received: " +
                      inputs.query.ShapeText() + " and " + Text(args->num_negatives) + ".");
-  } else if (status != Status::kOk) {
-    context.Fail(TF_INTERNAL, "Fastneg>ShuffledCosine: " + CoreStatusText(status) + ".");
+  } else {
+    CheckStatus(context, "ShuffledCosine", status);
   }
 }
 
@@ -188,7 +169,7 @@ void InferShapes(TF_ShapeInferenceContext* context, TF_Status* status) {
          "with_scalar_grad: bool = false"},
         &InferShapes,
     },
-    {&Create, &Compute, &Destroy});
+    {&Create, &Compute, &DestroyKernel<ShuffledCosineKernel>});
 
 }  // namespace
 }  // namespace fastneg::tf_ops

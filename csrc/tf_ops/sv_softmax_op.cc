@@ -5,8 +5,10 @@
 
 #include "core/api.h"
 #include "tf_ops/checks.h"
+#include "tf_ops/kernel_attributes.h"
 #include "tf_ops/kernel_context.h"
 #include "tf_ops/op_registration.h"
+#include "tf_ops/run_loss.h"
 #include "tf_ops/runtime.h"
 
 namespace fastneg::tf_ops {
@@ -26,20 +28,13 @@ struct Inputs {
   Tensor weights;  // Empty where not given.
 };
 
-void* Create(TF_OpKernelConstruction* construction) {
-  ScopedStatus status;
-  SvSoftmaxKernel kernel;
-  const bool ok = ReadFlag(construction, "with_grad", &kernel.with_grad, status) &&
-                  ReadFlag(construction, "with_scalar_grad", &kernel.with_scalar_grad, status) &&
-                  ReadPresence(construction, "num_weights", &kernel.has_weights, status);
-  if (!ok) {
-    TF_OpKernelConstruction_Failure(construction, status.get());
-    return nullptr;
-  }
-  return new SvSoftmaxKernel(kernel);
-}
+constexpr Attribute<SvSoftmaxKernel> kAttributes[] = {
+    {"with_grad", &SvSoftmaxKernel::with_grad, &ReadFlag},
+    {"with_scalar_grad", &SvSoftmaxKernel::with_scalar_grad, &ReadFlag},
+    {"num_weights", &SvSoftmaxKernel::has_weights, &ReadPresence},
+};
 
-void Destroy(void* kernel) { delete static_cast<SvSoftmaxKernel*>(kernel); }
+void* Create(TF_OpKernelConstruction* construction) { return CreateKernel(construction, kAttributes); }
 
 Inputs ReadInputs(const SvSoftmaxKernel& kernel, KernelContext& context) {
   Inputs inputs;
@@ -90,15 +85,13 @@ Tensor GradNegBuffer(Inputs* inputs, KernelContext& context) {
 Outputs AllocateOutputs(const SvSoftmaxKernel& kernel, Inputs* inputs, KernelContext& context) {
   const TF_DataType dtype = inputs->smooth.dtype();
   const int64_t num_rows = inputs->neg_scores.dim(0);
-  const auto allocate_if = [&](bool wanted, int index, int64_t size) {
-    Tensor tensor = context.AllocateOutput(index, dtype, {wanted ? size : 0});
-    return wanted ? static_cast<Tensor&&>(tensor) : Tensor();
-  };
   Outputs outputs;
   outputs.loss = context.AllocateOutput(kLoss, dtype, {});
-  outputs.grad_pos = allocate_if(kernel.with_grad, kGradPos, num_rows);
-  outputs.grad_weights = allocate_if(kernel.with_grad && kernel.has_weights, kGradWeights, num_rows);
-  outputs.grad_scalars = allocate_if(kernel.with_grad && kernel.with_scalar_grad, kGradScalars, 3);
+  outputs.grad_pos = context.AllocateOutputIf(kernel.with_grad, kGradPos, dtype, {num_rows});
+  const bool with_weights = kernel.with_grad && kernel.has_weights;
+  outputs.grad_weights = context.AllocateOutputIf(with_weights, kGradWeights, dtype, {num_rows});
+  const bool with_scalars = kernel.with_grad && kernel.with_scalar_grad;
+  outputs.grad_scalars = context.AllocateOutputIf(with_scalars, kGradScalars, dtype, {3});
   if (kernel.with_grad) {
     outputs.grad_neg = GradNegBuffer(inputs, context);
   } else {
@@ -114,23 +107,18 @@ void Run(const Inputs& inputs, const Outputs& outputs, KernelContext& context, S
   args->margin = ScalarValue(inputs.margin);
   args->t = ScalarValue(inputs.t);
   args->threshold = ScalarValue(inputs.threshold);
-  if (inputs.weights) args->weights = inputs.weights.data();
+  args->weights = DataOrNull(inputs.weights);
   args->loss = outputs.loss.data();
-  if (outputs.grad_pos) args->grad_pos = outputs.grad_pos.data();
-  if (outputs.grad_neg) args->grad_neg = outputs.grad_neg.data();
-  if (outputs.grad_weights) args->grad_weights = outputs.grad_weights.data();
-  if (outputs.grad_scalars) args->grad_scalars = outputs.grad_scalars.data();
-  args->executor = PoolExecutor(WorthwhileThreads(*args, NumThreads()));
-  args->workspace_bytes = SvSoftmaxWorkspaceBytes(*args);
-  const AlignedTemp workspace(context, args->workspace_bytes);
-  if (!context.ok()) return;
-  args->workspace = workspace.data();
-  const Status status = SvSoftmax(*args);
+  args->grad_pos = DataOrNull(outputs.grad_pos);
+  args->grad_neg = DataOrNull(outputs.grad_neg);
+  args->grad_weights = DataOrNull(outputs.grad_weights);
+  args->grad_scalars = DataOrNull(outputs.grad_scalars);
+  const Status status = RunLoss(context, &SvSoftmaxWorkspaceBytes, &SvSoftmax, args);
   if (status == Status::kInvalidSize) {
     context.Fail(TF_INVALID_ARGUMENT, "`neg_scores` must have sizes whose product is below 2^48. Received: [" +
                                           Text(args->num_rows) + ", " + Text(args->num_negatives) + "].");
-  } else if (status != Status::kOk) {
-    context.Fail(TF_INTERNAL, "Fastneg>SvSoftmax: " + CoreStatusText(status) + ".");
+  } else {
+    CheckStatus(context, "SvSoftmax", status);
   }
 }
 
@@ -171,7 +159,7 @@ void InferShapes(TF_ShapeInferenceContext* context, TF_Status* status) {
          "with_grad: bool = false", "with_scalar_grad: bool = false"},
         &InferShapes,
     },
-    {&Create, &Compute, &Destroy});
+    {&Create, &Compute, &DestroyKernel<SvSoftmaxKernel>});
 
 }  // namespace
 }  // namespace fastneg::tf_ops
