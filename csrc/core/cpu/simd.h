@@ -38,6 +38,7 @@ struct Simd<float> {
   using Int = int32_t;
   typedef float Vec __attribute__((vector_size(kVectorBytes)));
   typedef int32_t Mask __attribute__((vector_size(kVectorBytes)));
+  typedef uint32_t Unsigned __attribute__((vector_size(kVectorBytes)));
   typedef float UnalignedVec __attribute__((vector_size(kVectorBytes), aligned(4), may_alias));
   static constexpr int kLanes = kVectorBytes / 4;
 };
@@ -47,6 +48,7 @@ struct Simd<double> {
   using Int = int64_t;
   typedef double Vec __attribute__((vector_size(kVectorBytes)));
   typedef int64_t Mask __attribute__((vector_size(kVectorBytes)));
+  typedef uint64_t Unsigned __attribute__((vector_size(kVectorBytes)));
   typedef double UnalignedVec __attribute__((vector_size(kVectorBytes), aligned(8), may_alias));
   static constexpr int kLanes = kVectorBytes / 8;
 };
@@ -55,6 +57,8 @@ template <typename T>
 using Vec = typename Simd<T>::Vec;
 template <typename T>
 using Mask = typename Simd<T>::Mask;
+template <typename T>
+using Unsigned = typename Simd<T>::Unsigned;
 template <typename T>
 constexpr int kLanes = Simd<T>::kLanes;
 

@@ -21,7 +21,8 @@ struct MathConstants<float> {
   static constexpr float kLn2Low = 1.42860677e-06f;
   static constexpr float kExpLowest = -87.0f;  // Below it exp is taken as 0; above it no result is subnormal.
   static constexpr float kExpHighest = 88.0f;
-  static constexpr int32_t kSqrtHalfBits = 0x3f3504f3;
+  static constexpr uint32_t kSqrtHalfBits = 0x3f3504f3;
+  static constexpr uint32_t kOneBits = 0x3f800000;
 };
 
 template <>
@@ -33,17 +34,25 @@ struct MathConstants<double> {
   static constexpr double kLn2Low = 1.90821492927058770002e-10;
   static constexpr double kExpLowest = -708.0;
   static constexpr double kExpHighest = 709.0;
-  static constexpr int64_t kSqrtHalfBits = 0x3fe6a09e667f3bcd;
+  static constexpr uint64_t kSqrtHalfBits = 0x3fe6a09e667f3bcd;
+  static constexpr uint64_t kOneBits = 0x3ff0000000000000;
 };
 
-// Bit patterns of a vector, as integers and back.
+// Bit patterns of a vector, as integers and back. Unsigned ones: what is made of the bits of a NaN may wrap around.
 template <typename T>
-FASTNEG_INLINE Mask<T> Bits(Vec<T> v) {
-  return reinterpret_cast<Mask<T>>(v);
+FASTNEG_INLINE Unsigned<T> Bits(Vec<T> v) {
+  return reinterpret_cast<Unsigned<T>>(v);
 }
 template <typename T>
-FASTNEG_INLINE Vec<T> FromBits(Mask<T> v) {
+FASTNEG_INLINE Vec<T> FromBits(Unsigned<T> v) {
   return reinterpret_cast<Vec<T>>(v);
+}
+
+// 2^n, where adding kRound to n gave `shifted`, whose low bits then hold n: they are moved into the exponent.
+template <typename T>
+FASTNEG_INLINE Vec<T> PowerOfTwo(Vec<T> shifted) {
+  using C = MathConstants<T>;
+  return FromBits<T>((Bits<T>(shifted) << C::kMantissaBits) + C::kOneBits);
 }
 
 // e^x for x <= kExpHighest; 0 below kExpLowest. Error at most 1.1 ulp (float), 1.1 ulp (double).
@@ -73,9 +82,7 @@ FASTNEG_INLINE Vec<T> Exp(Vec<T> x) {
   p = p * r + T(0.5);
   p = p * r + T(1);
   p = p * r + T(1);
-  // The low bits of `shifted` hold n: moved into the exponent they make 2^n.
-  const Mask<T> exponent = (Bits<T>(shifted) << C::kMantissaBits) + (C::kExponentBias << C::kMantissaBits);
-  const Vec<T> result = p * FromBits<T>(exponent);
+  const Vec<T> result = p * PowerOfTwo<T>(shifted);
   return x < C::kExpLowest ? Zero<T>() : result;
 }
 
@@ -109,8 +116,7 @@ FASTNEG_INLINE Vec<T> Exp2(Vec<T> x) {
     p = p * r + T(0.693147180559945309);
   }
   p = p * r + T(1);
-  const Mask<T> exponent = (Bits<T>(shifted) << C::kMantissaBits) + (C::kExponentBias << C::kMantissaBits);
-  const Vec<T> result = p * FromBits<T>(exponent);
+  const Vec<T> result = p * PowerOfTwo<T>(shifted);
   return x < kLowest ? Zero<T>() : result;
 }
 
@@ -119,9 +125,9 @@ template <typename T>
 FASTNEG_INLINE Vec<T> Log(Vec<T> x) {
   using C = MathConstants<T>;
   // x = 2^n m with m in [sqrt(1/2), sqrt(2)).
-  const Mask<T> bits = Bits<T>(x);
-  const Mask<T> exponent = (bits - C::kSqrtHalfBits) >> C::kMantissaBits;
-  const Vec<T> m = FromBits<T>(bits - (exponent << C::kMantissaBits));
+  const Unsigned<T> bits = Bits<T>(x);
+  const Mask<T> exponent = reinterpret_cast<Mask<T>>(bits - C::kSqrtHalfBits) >> C::kMantissaBits;
+  const Vec<T> m = FromBits<T>(bits - (reinterpret_cast<Unsigned<T>>(exponent) << C::kMantissaBits));
   const Vec<T> n = __builtin_convertvector(exponent, Vec<T>);
   const Vec<T> f = m - T(1);
   const Vec<T> s = f / (f + T(2));  // log m = 2 atanh(s), |s| <= 0.1716

@@ -140,7 +140,10 @@ class ShortRows {
 #pragma GCC unroll 4
       for (int v = 0; v < kWidth; ++v) {
         Vec<T> value = waiting[v] * PerElement(scale, v);
-        if (!all_count) value = Bits<T>(PerElement(FromBits<T>(counts), v)) ? value : Zero<T>();
+        if (!all_count) {
+          const Vec<T> count = PerElement(reinterpret_cast<Vec<T>>(counts), v);
+          value = reinterpret_cast<Mask<T>>(count) ? value : Zero<T>();
+        }
         T* out = grad + v * kRows * k_;
         if (k_ == kWidth) {
           Store(out, value);
