@@ -88,6 +88,17 @@ def test_hit_with_a_logit_far_above_all_others(backend: str) -> None:
     np.testing.assert_allclose(result.grad_inputs, truth.grad_inputs, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
+@pytest.mark.parametrize("ahead", [15.0, 30.0, 80.0, 1000.0])
+def test_largest_logits_among_the_last_samples(backend: str, ahead: float, dtype: str) -> None:
+    """What the first ones tell of the size of logits does not hold for those."""
+    problem = sampled_problems.make(150, 300, 20, 1000, dtype=dtype, upstream=True)
+    problem.biases[problem.sampled[290:]] += ahead
+    plain = sampled_problems.run(fastneg.reference.sampled_softmax_loss, problem)
+    result = sampled_problems.run(LOSS, problem)
+    sampled_problems.assert_as_accurate(result, plain, sampled_problems.truth(problem), problem)
+
+
 @pytest.mark.parametrize("count", [0.0, -1.0, np.nan])
 def test_counts_that_have_no_logarithm(backend: str, count: float) -> None:
     """As in TensorFlow: an infinite logit, or none at all, makes the loss NaN or infinite."""

@@ -24,7 +24,7 @@ constexpr int64_t kLargestCount = (int64_t{1} << 31) - 1;  // Labels and candida
 constexpr int64_t kRoundBytes = 2 << 20;
 constexpr int kBlocksPerThread = 2;
 constexpr int64_t kMaxRoundBytes = 64 << 20;
-// A block's exponentials should not be larger: they are read four times, best from the second-level cache.
+// A block's exponentials should not be larger: they are read once more, best from the last-level cache.
 constexpr int64_t kMaxBlockBytes = 4 << 20;
 constexpr int64_t kScatterRows = 256;
 
@@ -72,7 +72,8 @@ Status CheckRows(const SampledSoftmaxArgs& args) {
 // Rows of a block: as many as make reading all candidates worth it, fewer where the batch is too small to occupy
 // several threads or the candidates so many that their exponentials would not stay in a cache.
 int64_t BlockRows(const SampledSoftmaxArgs& args, int64_t row_bytes) {
-  int64_t rows = cpu::kMaxBlockRows;
+  constexpr int64_t kLargeBatch = 16 * cpu::kMaxBlockRows;
+  int64_t rows = args.batch_size >= kLargeBatch ? cpu::kMaxBlockRows : cpu::kMaxBlockRows / 2;
   while (rows > cpu::kMinBlockRows && (rows * 8 > args.batch_size || rows * row_bytes > kMaxBlockBytes)) rows /= 2;
   return rows;
 }

@@ -134,30 +134,37 @@ FASTNEG_INLINE Vec<T> LargestOfEach(const T* lanes) {
   return v[0];
 }
 
-// Logits of the sampled candidates, -inf for accidental hits, and each row's largest logit.
+// Logits of one panel's candidates, -inf for accidental hits.
 template <typename T>
-FASTNEG_INLINE void ScorePanels(const SharedPlan& plan, const Block<T>& block) {
+FASTNEG_INLINE void ScorePanel(const SharedPlan& plan, const Block<T>& block, int64_t panel) {
   constexpr int64_t kWidth = kPanelWidth<T>;
   constexpr int64_t kDepth = kDepthBytes / (kWidth * static_cast<int64_t>(sizeof(T)));
   const int64_t dim = plan.embedding_dim;
+  const int64_t vecs = PanelVecs(plan.num_sampled, panel, kLanes<T>);
+  const T* columns = static_cast<const T*>(plan.panels) + panel * dim * kWidth;
+  const T* offsets = static_cast<const T*>(plan.offsets) + panel * kWidth;
+  T* logits = block.Panel(panel);
+  const int64_t depth = dim < kDepth ? dim : kDepth;
+  MultiplyPanel<T, Write::kSet>({block.inputs, plan.dim_stride, 1, columns, kWidth, depth}, block.count, vecs, offsets,
+                                logits, kWidth);
+  for (int64_t d = depth; d < dim; d += kDepth) {
+    const int64_t rest = dim - d < kDepth ? dim - d : kDepth;
+    MultiplyPanel<T, Write::kAdd>({block.inputs + d, plan.dim_stride, 1, columns + d * kWidth, kWidth, rest},
+                                  block.count, vecs, nullptr, logits, kWidth);
+  }
+  if (plan.last_sampled != nullptr) RemoveHits(plan, block, panel);
+}
+
+// Each row's largest logit among its positives and the candidates of the first `num_panels` panels.
+template <typename T>
+FASTNEG_INLINE void FindMaxima(const SharedPlan& plan, const Block<T>& block, int64_t num_panels) {
+  constexpr int64_t kWidth = kPanelWidth<T>;
   T largest[kMaxBlockRows * kLanes<T>];
   const Vec<T> lowest = Broadcast<T>(-T(__builtin_huge_val()));
   for (int64_t r = 0; r < block.rows; ++r) Store(largest + r * kLanes<T>, lowest);
-  if (plan.last_sampled != nullptr) ListHits(plan, block);
-  for (int64_t panel = 0; panel < plan.num_panels; ++panel) {
+  for (int64_t panel = 0; panel < num_panels; ++panel) {
     const int64_t vecs = PanelVecs(plan.num_sampled, panel, kLanes<T>);
-    const T* columns = static_cast<const T*>(plan.panels) + panel * dim * kWidth;
-    const T* offsets = static_cast<const T*>(plan.offsets) + panel * kWidth;
-    T* logits = block.Panel(panel);
-    const int64_t depth = dim < kDepth ? dim : kDepth;
-    MultiplyPanel<T, Write::kSet>({block.inputs, plan.dim_stride, 1, columns, kWidth, depth}, block.count, vecs,
-                                  offsets, logits, kWidth);
-    for (int64_t d = depth; d < dim; d += kDepth) {
-      const int64_t rest = dim - d < kDepth ? dim - d : kDepth;
-      MultiplyPanel<T, Write::kAdd>({block.inputs + d, plan.dim_stride, 1, columns + d * kWidth, kWidth, rest},
-                                    block.count, vecs, nullptr, logits, kWidth);
-    }
-    if (plan.last_sampled != nullptr) RemoveHits(plan, block, panel);
+    const T* logits = block.Panel(panel);
     for (int64_t r = 0; r < block.count; ++r) {
       Vec<T> maximum = Load(largest + r * kLanes<T>);
       ForVecs(vecs, [&](int64_t v) FASTNEG_LAMBDA_INLINE {
@@ -173,32 +180,71 @@ FASTNEG_INLINE void ScorePanels(const SharedPlan& plan, const Block<T>& block) {
   }
 }
 
-// Logits to exponentials relative to the row's largest logit. `sums`: those of the sampled candidates, [block_rows].
+// One panel's logits to exponentials relative to block.maxima, added to `partial`, a vector for each row. Logits so
+// large that they would overflow are cut where the sum tells of it.
 template <typename T>
-FASTNEG_INLINE void Exponentiate(const SharedPlan& plan, const Block<T>& block, T* sums) {
+FASTNEG_INLINE void ExponentiatePanel(const SharedPlan& plan, const Block<T>& block, int64_t panel, T* partial) {
   constexpr int64_t kWidth = kPanelWidth<T>;
+  const int64_t vecs = PanelVecs(plan.num_sampled, panel, kLanes<T>);
+  const Vec<T> highest = Broadcast<T>(MathConstants<T>::kExpHighest);
+  T* values = block.Panel(panel);
+  for (int64_t r = 0; r < block.count; ++r) {
+    const Vec<T> reference = Broadcast(block.maxima[r]);
+    Vec<T> sum = Load(partial + r * kLanes<T>);
+    ForVecs(vecs, [&](int64_t v) FASTNEG_LAMBDA_INLINE {
+      T* value = values + r * kWidth + v * kLanes<T>;
+      const Vec<T> e = Exp<T>(Min<T>(highest, Load(value) - reference));
+      Store(value, e);
+      sum += e;
+    });
+    Store(partial + r * kLanes<T>, sum);
+  }
+}
+
+// What the inputs get of one panel's candidates, added to block.grads; set by the first panel.
+template <typename T>
+FASTNEG_INLINE void AddInputGrads(const SharedPlan& plan, const Block<T>& block, int64_t panel) {
+  constexpr int64_t kWidth = kPanelWidth<T>;
+  const int64_t vecs = (plan.embedding_dim + kLanes<T> - 1) / kLanes<T>;
+  const int64_t left = plan.num_sampled - panel * kWidth;
+  const T* candidates = static_cast<const T*>(plan.candidates) + panel * kWidth * plan.dim_stride;
+  const Factors<T> factors{block.Panel(panel), kWidth, 1, candidates, plan.dim_stride, left < kWidth ? left : kWidth};
+  if (panel == 0) {
+    MultiplyMatrix<T, Write::kSet>(factors, block.count, vecs, block.grads, plan.dim_stride);
+  } else {
+    MultiplyMatrix<T, Write::kAdd>(factors, block.count, vecs, block.grads, plan.dim_stride);
+  }
+}
+
+// From inputs to exponentials, their sums over the sampled candidates, [block_rows], and the raw input gradients, panel
+// by panel while it is in the first-level cache. Exponentials are relative to the largest logit of the positives and
+// the first `num_referred` panels.
+template <typename T>
+__attribute__((noinline)) void SweepPanels(const SharedPlan& plan, const Block<T>& block, int64_t num_referred,
+                                           T* sums) {
+  for (int64_t panel = 0; panel < num_referred; ++panel) ScorePanel(plan, block, panel);
+  FindMaxima(plan, block, num_referred);
   T partial[kMaxBlockRows * kLanes<T>];
   for (int64_t r = 0; r < block.rows; ++r) Store(partial + r * kLanes<T>, Zero<T>());
   for (int64_t panel = 0; panel < plan.num_panels; ++panel) {
-    const int64_t vecs = PanelVecs(plan.num_sampled, panel, kLanes<T>);
-    T* values = block.Panel(panel);
-    for (int64_t r = 0; r < block.count; ++r) {
-      const Vec<T> reference = Broadcast(block.maxima[r]);
-      Vec<T> sum = Load(partial + r * kLanes<T>);
-      ForVecs(vecs, [&](int64_t v) FASTNEG_LAMBDA_INLINE {
-        T* value = values + r * kWidth + v * kLanes<T>;
-        const Vec<T> e = Exp<T>(Load(value) - reference);
-        Store(value, e);
-        sum += e;
-      });
-      Store(partial + r * kLanes<T>, sum);
-    }
+    if (panel >= num_referred) ScorePanel(plan, block, panel);
+    ExponentiatePanel(plan, block, panel, partial);
+    if (plan.grad_inputs != nullptr) AddInputGrads(plan, block, panel);
   }
   for (int64_t r = 0; r < block.count; r += kLanes<T>) {
     Vec<T> v[kLanes<T>];
     for (int l = 0; l < kLanes<T>; ++l) v[l] = Load(partial + (r + l) * kLanes<T>);
     Store(sums + r, TransposedSums<T>(v));
   }
+}
+
+// Whether no exponential can be so large that a product with it overflows. False also for NaN.
+template <typename T>
+FASTNEG_INLINE bool InRange(const Block<T>& block, const T* sums) {
+  constexpr T kLargest = T(1 << 30);
+  bool in_range = true;
+  for (int64_t r = 0; r < block.count; ++r) in_range &= sums[r] <= kLargest;
+  return in_range;
 }
 
 // Losses, d loss / d logit of the positives (with the row's weight), and what a row's exponentials are to be scaled by.
@@ -236,21 +282,10 @@ FASTNEG_INLINE void FinishRows(const SharedPlan& plan, const Block<T>& block, co
   }
 }
 
+// From raw sums to input gradients: scaled, and with what the positives add.
 template <typename T>
-FASTNEG_INLINE void InputGrads(const SharedPlan& plan, const Block<T>& block) {
-  constexpr int64_t kWidth = kPanelWidth<T>;
+FASTNEG_INLINE void FinishInputGrads(const SharedPlan& plan, const Block<T>& block) {
   const int64_t dim = plan.embedding_dim, num_true = plan.num_true;
-  const int64_t vecs = (dim + kLanes<T> - 1) / kLanes<T>;
-  for (int64_t panel = 0; panel < plan.num_panels; ++panel) {
-    const int64_t left = plan.num_sampled - panel * kWidth;
-    const T* candidates = static_cast<const T*>(plan.candidates) + panel * kWidth * plan.dim_stride;
-    const Factors<T> factors{block.Panel(panel), kWidth, 1, candidates, plan.dim_stride, left < kWidth ? left : kWidth};
-    if (panel == 0) {
-      MultiplyMatrix<T, Write::kSet>(factors, block.count, vecs, block.grads, plan.dim_stride);
-    } else {
-      MultiplyMatrix<T, Write::kAdd>(factors, block.count, vecs, block.grads, plan.dim_stride);
-    }
-  }
   T* out = static_cast<T*>(plan.grad_inputs) + block.first * dim;
   WithStorage<T>(plan.dtype, [&](auto* storage) FASTNEG_LAMBDA_INLINE {
     using Storage = __typeof__(*storage);
@@ -277,10 +312,12 @@ void ScoreBlock(void* context, int64_t index) {
   const Block<T> block(plan, index);
   T sums[kMaxBlockRows];
   LoadBlock<T>(plan, block);
-  ScorePanels<T>(plan, block);
-  Exponentiate<T>(plan, block, sums);
+  if (plan.last_sampled != nullptr) ListHits(plan, block);
+  // Some of the logits are most often as good a reference as all, and save a pass.
+  SweepPanels<T>(plan, block, 1, sums);
+  if (!InRange(block, sums)) SweepPanels<T>(plan, block, plan.num_panels, sums);
   FinishRows<T>(plan, block, sums);
-  if (plan.grad_inputs != nullptr) InputGrads<T>(plan, block);
+  if (plan.grad_inputs != nullptr) FinishInputGrads<T>(plan, block);
   if (plan.grad_rows == nullptr) return;
   // What the candidates are to get of these rows, so that their pass can use raw exponentials.
   for (int64_t r = 0; r < block.count; ++r) {

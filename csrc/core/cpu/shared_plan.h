@@ -3,11 +3,11 @@
 // Plain data, the same for every instruction set. void pointers hold the compute type (float or double) unless a
 // comment says otherwise.
 //
-// A block of rows meets all candidates before anything is normalised, so its exponentials are kept in scratch that
-// fits the second-level cache: the scores are computed once, and nothing of size [B, S] exists. Blocks are worked on in
-// rounds. In a round each row task fills a slot with its block's exponentials and finishes the rows' losses and input
-// gradients; then each candidate task adds what all slots have for its candidates. So every sum has one owner, whatever
-// the number of threads.
+// A block of rows meets the candidates panel by panel: logits, exponentials and what the inputs get of them follow one
+// another in the first-level cache. The exponentials are kept in scratch, a few blocks at a time, so that the scores
+// are computed once and nothing of size [B, S] exists. Blocks are worked on in rounds. In a round each row task fills a
+// slot with its block's exponentials and finishes the rows' losses and input gradients; then each candidate task adds
+// what all slots have for its candidates. So every sum has one owner, whatever the number of threads.
 #ifndef FASTNEG_CORE_CPU_SHARED_PLAN_H_
 #define FASTNEG_CORE_CPU_SHARED_PLAN_H_
 
@@ -18,7 +18,7 @@
 namespace fastneg::cpu {
 
 // Rows of a block, a power of two. Whole vectors of every type.
-constexpr int64_t kMaxBlockRows = 64;
+constexpr int64_t kMaxBlockRows = 128;
 constexpr int64_t kMinBlockRows = 16;
 
 struct SharedPlan {

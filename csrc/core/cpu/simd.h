@@ -143,6 +143,10 @@ FASTNEG_INLINE void ForChunks(int64_t size, F f) {
 }
 
 template <typename T>
+FASTNEG_INLINE Vec<T> Min(Vec<T> a, Vec<T> b) {  // b where either is NaN.
+  return a < b ? a : b;
+}
+template <typename T>
 FASTNEG_INLINE Vec<T> Max(Vec<T> a, Vec<T> b) {  // b where either is NaN.
   return a > b ? a : b;
 }

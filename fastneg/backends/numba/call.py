@@ -83,7 +83,7 @@ def _size(shape: tuple[int, ...]) -> int:
     return math.prod(shape)
 
 
-def _aligned(shape: tuple[int, ...], dtype: Any) -> Array:
+def aligned(shape: tuple[int, ...], dtype: Any) -> Array:
     """An array whose memory TensorFlow takes over without a copy."""
     size = _size(shape) * dtype.itemsize
     block = np.empty(size + 64, np.uint8)
@@ -199,8 +199,8 @@ def rolled_softmax(
         tile_rows=tile_rows,
         row_losses=np.zeros(batch_size if want_row_losses else 0, dtype),
         chunk_sums=np.zeros((-(-batch_size // CHUNK), 4)),
-        grad_user=_aligned((batch_size, dim) if with_grad else (0, 0), dtype),
-        grad_item=_aligned((batch_size, dim) if with_grad else (0, 0), dtype),
+        grad_user=aligned((batch_size, dim) if with_grad else (0, 0), dtype),
+        grad_item=aligned((batch_size, dim) if with_grad else (0, 0), dtype),
         **scratch,
     )
     counters = np.zeros(64, np.int64)

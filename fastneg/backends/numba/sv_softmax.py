@@ -9,12 +9,14 @@ import numpy as np
 import tensorflow as tf
 
 from fastneg.backends.numba import bridge, compiling
+from fastneg.backends.numba.call import aligned
 from fastneg.backends.numba.plan import Array
 from fastneg.backends.numba.sv_softmax_kernels import SvSoftmaxPlan, make_run
+from fastneg.backends.numba.vector_ir import VECTOR_BYTES
 
 _SCALARS = ("smooth", "margin", "t")
-_BLOCK_ELEMENTS = 1 << 14
-_MAX_BLOCK_ROWS = 256
+_BLOCK_ELEMENTS = 1 << 15
+_MAX_BLOCK_ROWS = 1024
 
 
 class _Result(NamedTuple):
@@ -107,12 +109,12 @@ def _compute(arguments: Mapping[str, Any], with_grad: bool, with_scalars: bool) 
         inverse_count=1.0 / count if count else 0.0,
         with_grad=with_grad,
         with_scalars=with_scalars,
+        lanes=VECTOR_BYTES // dtype.itemsize,
         block_rows=block_rows,
         block_sums=np.zeros((num_blocks, 4)),
         grad_pos=np.empty(num_rows if with_grad else 0, dtype),
-        grad_neg=np.empty(neg_scores.shape if with_grad else (0, 0), dtype),
+        grad_neg=aligned(neg_scores.shape if with_grad else (0, 0), dtype),
         grad_weights=np.empty(weights.size if with_grad else 0, dtype),
-        exponentials=np.empty((0 if with_grad else num_threads, num_negatives), dtype),
     )
     run = compiling.entry(make_run)
     counters = np.zeros(16, np.int64)

@@ -1,28 +1,37 @@
 # mypy: allow-untyped-defs, allow-untyped-calls
 """The compiled loops of `support_vector_guided_softmax_loss`.
 
-Rows are computed one by one, each by one thread, and their losses added in blocks of fixed size, so
-results do not depend on who computes them.
+A row's results depend on that row alone, whichever thread computes it and with which others, and
+losses are added in blocks of fixed size: so results do not depend on the number of threads.
 """
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple
 
 import numpy as np
-from llvmlite import ir
-from numba import types
-from numba.extending import intrinsic, overload
 
 from fastneg.backends.numba.atomics import fetch_add, flush_denormals, relax, set_float_mode
 from fastneg.backends.numba.plan import Array, compiled, strict
+from fastneg.backends.numba.sv_softmax_simd import (
+    HARDS,
+    INVERSE,
+    LEADS,
+    LOSS,
+    NEGATIVES,
+    NUM_VALUES,
+    POSITIVE,
+    REFERENCE,
+    SCALE,
+    exponentiate_row,
+    exponentiate_rows,
+    finish_rows,
+    largest_score,
+    write_rows,
+)
 
-# Elements that are looked at together; elements that are summed before anything else is.
-_LANES = 16
+# Elements of a row that are summed in the compute dtype before they are added in float64.
 _PART = 1024
-
-_LOG2_E = 1.4426950408889634
 
 
 class SvSoftmaxPlan(NamedTuple):
@@ -38,255 +47,199 @@ class SvSoftmaxPlan(NamedTuple):
     inverse_count: float  # 1 / number of rows with a weight, or 0
     with_grad: bool
     with_scalars: bool
+    lanes: int  # Of a vector: so many rows are a group.
     block_rows: int  # What a thread takes at a time, and what is summed first.
     # Results.
     block_sums: Array  # [blocks, 4] float64: loss; derivatives by smooth, margin, t
     grad_pos: Array  # [P] T, optional
     grad_neg: Array  # [P, K] T, optional
     grad_weights: Array  # [P] T, optional
-    # Scratch.
-    exponentials: Array  # [workers, K] T where there is no grad_neg to hold them
 
 
-@intrinsic
-def _power_of_2(typingctx, exponent):
-    """2^exponent, for a float that is a whole number in the range of normal exponents."""
+class _Scratch(NamedTuple):
+    """What one thread needs for a block; block_rows is rounded up to whole groups."""
 
-    def codegen(context, builder, signature, args):
-        kind = context.get_value_type(signature.return_type)
-        bias, bits, integer = (127, 23, ir.IntType(32))
-        if signature.return_type == types.float64:
-            bias, bits, integer = (1023, 52, ir.IntType(64))
-        biased = builder.add(builder.fptosi(args[0], integer), integer(bias))
-        return builder.bitcast(builder.shl(biased, integer(bits)), kind)
-
-    return exponent(exponent), codegen
+    counted: Array  # [block_rows] bool: rows that are part of the loss and have gradients
+    values: Array  # [groups, NUM_VALUES, lanes] T: what is known of the rows
+    tile: Array  # [groups, K, lanes] T: short rows
+    rows: Array  # [lanes, K] T: short rows of an incomplete group; of long rows, one
 
 
-# 2^r = 1 + r q(r) for |r| <= 1 / 2, where q interpolates (2^r - 1) / r at the Chebyshev nodes; the
-# relative errors are below 6e-9 and 2e-19. Highest power first.
-_P32 = tuple(
-    np.float32(number)
-    for number in (
-        0.000154531629451206902,
-        0.00133908633646712344,
-        0.00961808255727785149,
-        0.0555035711421907782,
-        0.240226507605681269,
-        0.693147188026228781,
-        1.0,
-    )
-)
-_P64 = tuple(
-    np.float64(number)
-    for number in (
-        2.57293241773623042e-11,
-        4.45581790833606449e-10,
-        7.05489730415549928e-9,
-        1.01780570877339411e-7,
-        1.32154868087055628e-6,
-        0.0000152527338415567726,
-        0.000154035303933707334,
-        0.00133335581464064707,
-        0.00961812910762847949,
-        0.055504108664821627,
-        0.240226506959100712,
-        0.693147180559945309,
-        1.0,
-    )
-)
+# The functions below handle whole blocks, with arrays in variables of their own: numba counts
+# references whenever an array is taken out of a tuple or handed on, in memory that all threads
+# share.
 
 
 @compiled
-def _power32(r):
-    p = _P32[0] * r + _P32[1]
-    p = p * r + _P32[2]
-    p = p * r + _P32[3]
-    p = p * r + _P32[4]
-    p = p * r + _P32[5]
-    p = p * r + _P32[6]
-    return p
+def _start_block(plan, scratch, begin, count):
+    """Fills POSITIVE of the values, and what rows count."""
+    counted, values, lanes = scratch.counted, scratch.values, plan.lanes
+    pos_score, weights = plan.pos_score, plan.weights
+    margin = pos_score.dtype.type(plan.margin)
+    for r in range(count):
+        values[r // lanes, POSITIVE, r % lanes] = pos_score[begin + r] - margin
+        counted[r] = weights[begin + r] != 0 if weights.size else True
 
 
 @compiled
-def _power64(r):
-    p = _P64[0] * r + _P64[1]
-    p = p * r + _P64[2]
-    p = p * r + _P64[3]
-    p = p * r + _P64[4]
-    p = p * r + _P64[5]
-    p = p * r + _P64[6]
-    p = p * r + _P64[7]
-    p = p * r + _P64[8]
-    p = p * r + _P64[9]
-    p = p * r + _P64[10]
-    p = p * r + _P64[11]
-    p = p * r + _P64[12]
-    return p
-
-
-def _exp2(x):
-    """2^x; 0 where that is less than the smallest normal number, at most 2^120, NaN for NaN."""
-    raise NotImplementedError  # In compiled code: below.
-
-
-@overload(_exp2, jit_options={"fastmath": {"contract", "nsz"}, "error_model": "numpy"})
-def _compiled_exp2(x):
-    kind, power, low = np.float64, _power64, np.float64(-1022.0)
-    if x == types.float32:
-        kind, power, low = np.float32, _power32, np.float32(-126.0)
-    high, half, zero = kind(120.0), kind(0.5), kind(0.0)
-
-    def exp2(x):
-        inside = high if x > high else x
-        inside = low if inside < low else inside
-        whole = np.floor(inside + half)
-        result = power(inside - whole) * _power_of_2(whole)
-        return zero if x < low else result
-
-    return exp2
-
-
-@compiled
-def _reference(plan, i, positive, largest):
-    """The score of the row's largest logit: what all others are taken relative to."""
+def _sum_short_rows(plan, scratch, begin, count):
+    """Fills the values of rows shorter than a vector, and the tile."""
     scalar = plan.pos_score.dtype.type
-    t, threshold = scalar(plan.t), scalar(plan.threshold)
-    offset = t - scalar(1)
+    smooth, t, threshold = scalar(plan.smooth), scalar(plan.t), scalar(plan.threshold)
     sign = scalar(-1 if plan.smooth < 0 else 1)
-    # Elements of matrices, here and below, and no rows: numba counts references to each row that it
-    # takes, in memory that all threads share.
-    negatives = plan.neg_scores
-    size = negatives.shape[1]
-    whole = size // _LANES * _LANES
-    result = sign * positive
-    if whole:
-        for lane in range(_LANES):
-            largest[lane] = result
-        for k in range(0, whole, _LANES):
-            for lane in range(_LANES):
-                negative = negatives[i, k + lane]
-                hard = positive - negative < threshold
-                score = sign * (t * negative + offset if hard else negative)
-                largest[lane] = score if score > largest[lane] else largest[lane]
-        for lane in range(_LANES):
-            result = largest[lane] if largest[lane] > result else result
-    for k in range(whole, size):
-        negative = negatives[i, k]
-        hard = positive - negative < threshold
-        score = sign * (t * negative + offset if hard else negative)
-        result = score if score > result else result
-    return sign * result
-
-
-@strict
-def _sum_part(plan, i, begin, end, positive, reference, waiting, place, sums):
-    """Sum of 2^exponent over a part of a row; leaves each one's part in the gradient behind."""
-    scalar = plan.pos_score.dtype.type
-    t, threshold, scale = scalar(plan.t), scalar(plan.threshold), scalar(plan.smooth * _LOG2_E)
-    offset = t - scalar(1)
-    negatives = plan.neg_scores
-    whole = begin + (end - begin) // _LANES * _LANES
-    for lane in range(_LANES):
-        sums[lane] = scalar(0)
-    for first in range(begin, whole, _LANES):
-        for lane in range(_LANES):
-            k = first + lane
-            negative = negatives[i, k]
-            hard = positive - negative < threshold
-            score = t * negative + offset if hard else negative
-            e = _exp2(scale * (score - reference))
-            waiting[place, k] = t * e if hard else e
-            sums[lane] += e
-    total = scalar(0)
-    for lane in range(_LANES):
-        total += sums[lane]
-    for k in range(whole, end):
-        negative = negatives[i, k]
-        hard = positive - negative < threshold
-        score = t * negative + offset if hard else negative
-        e = _exp2(scale * (score - reference))
-        waiting[place, k] = t * e if hard else e
-        total += e
-    return total
-
-
-@strict
-def _sum_scalars(plan, i, positive, reference, scalars):
-    """Fills `scalars` with the sums that belong to smooth and t."""
-    scalar = plan.pos_score.dtype.type
-    t, threshold, scale = scalar(plan.t), scalar(plan.threshold), scalar(plan.smooth * _LOG2_E)
-    offset, one = t - scalar(1), scalar(1)
-    negatives = plan.neg_scores
-    size = negatives.shape[1]
-    leads = hards = 0.0
-    for begin in range(0, size, _PART):
-        lead_sum = hard_sum = scalar(0)
-        for k in range(begin, min(begin + _PART, size)):
-            negative = negatives[i, k]
-            hard = positive - negative < threshold
-            lead = (t * negative + offset if hard else negative) - reference
-            e = _exp2(scale * lead)
-            lead_sum += e * lead
-            hard_sum += e * (negative + one) if hard else scalar(0)
-        leads += float(lead_sum)
-        hards += float(hard_sum)
-    scalars[0], scalars[1] = leads, hards
-
-
-@strict
-def _score_row(plan, i, waiting, place, largest, scalars, block):
-    """Loss of row i, added to `sums`, and its gradients."""
-    scalar = plan.pos_score.dtype.type
-    weight = float(plan.weights[i]) if plan.weights.size else 1.0
-    if weight == 0 and (plan.grad_weights.size == 0 or plan.inverse_count == 0):
-        _leave_out(plan, i)
-        return
-    positive = plan.pos_score[i] - scalar(plan.margin)
-    reference = _reference(plan, i, positive, largest)
-    negatives = 0.0
-    size = plan.neg_scores.shape[1]
-    for begin in range(0, size, _PART):
-        end = min(begin + _PART, size)
-        negatives += float(
-            _sum_part(plan, i, begin, end, positive, reference, waiting, place, largest)
-        )
-    behind = float(reference) - float(positive)
-    # 1, or the row has a negative of at least 1.
-    own = math.exp(-plan.smooth * behind)
-    total = negatives + own
-    loss = plan.smooth * behind + math.log(total) if behind != 0 else math.log1p(negatives)
-    if plan.grad_weights.size:
-        plan.grad_weights[i] = loss * plan.inverse_count
-    if weight == 0:
-        _leave_out(plan, i)
-        return
-    factor = weight * plan.inverse_count
-    plan.block_sums[block, 0] += factor * loss
-    share = negatives / total
-    if plan.with_scalars:
-        _sum_scalars(plan, i, positive, reference, scalars)
-        plan.block_sums[block, 1] += factor * (scalars[0] + negatives * behind) / total
-        plan.block_sums[block, 2] += factor * plan.smooth * share
-        plan.block_sums[block, 3] += factor * plan.smooth * scalars[1] / total
-    if plan.with_grad:
-        factor *= plan.smooth
-        plan.grad_pos[i] = -factor * share
-        scale = scalar(factor / total)
-        grad = plan.grad_neg
-        for k in range(size):
-            grad[i, k] = waiting[place, k] * scale
+    negatives, lanes = plan.neg_scores, plan.lanes
+    width = negatives.shape[1]
+    values, tile, rows = scratch.values, scratch.tile, scratch.rows
+    whole = count // lanes
+    for g in range(whole):
+        start = (begin + g * lanes) * width
+        if plan.with_scalars:
+            exponentiate_rows(
+                negatives, start, width, smooth, t, threshold, sign, values, tile, g, True
+            )
+        else:
+            exponentiate_rows(
+                negatives, start, width, smooth, t, threshold, sign, values, tile, g, False
+            )
+    for r in range(whole * lanes, count):
+        for k in range(width):
+            rows[r - whole * lanes, k] = negatives[begin + r, k]
+    if whole * lanes < count:
+        exponentiate_rows(rows, 0, width, smooth, t, threshold, sign, values, tile, whole, True)
 
 
 @compiled
-def _leave_out(plan, i):
-    if plan.grad_weights.size and plan.inverse_count == 0:
-        plan.grad_weights[i] = 0
+def _write_short_rows(plan, scratch, begin, count):
+    """Gradients of the negatives."""
+    grad, lanes = plan.grad_neg, plan.lanes
+    width = grad.shape[1]
+    values, tile, rows, counted = scratch.values, scratch.tile, scratch.rows, scratch.counted
+    whole = count // lanes
+    for g in range(whole):
+        write_rows(tile, values, g, grad, (begin + g * lanes) * width, width)
+    if whole * lanes < count:
+        write_rows(tile, values, whole, rows, 0, width)
+    for r in range(whole * lanes, count):
+        for k in range(width):
+            grad[begin + r, k] = rows[r - whole * lanes, k]
+    # Whatever a row that does not count may hold, times 0.
+    for r in range(count):
+        for k in range(0 if counted[r] else width):
+            grad[begin + r, k] = 0
+
+
+@strict
+def _sum_long_rows(plan, scratch, begin, count):
+    """Fills the values of rows; leaves each negative's part in the gradient behind."""
+    scalar = plan.pos_score.dtype.type
+    smooth, t, threshold = scalar(plan.smooth), scalar(plan.t), scalar(plan.threshold)
+    sign = scalar(-1 if plan.smooth < 0 else 1)
+    negatives, lanes = plan.neg_scores, plan.lanes
+    size = negatives.shape[1]
+    values, counted = scratch.values, scratch.counted
+    out = plan.grad_neg if plan.with_grad else scratch.rows
+    # A row of weight 0 may still have a loss to tell its weight.
+    read_all = plan.grad_weights.size > 0 and plan.inverse_count != 0
+    for r in range(count):
+        if not (read_all or counted[r]):
+            continue
+        g, lane = r // lanes, r % lanes
+        start = (begin + r) * size
+        place = start if plan.with_grad else 0
+        positive = values[g, POSITIVE, lane]
+        largest = largest_score(negatives, start, size, positive, t, threshold, sign)
+        reference = sign * largest
+        total = leads = hards = 0.0
+        for first in range(0, size, _PART):
+            part = min(_PART, size - first)
+            if plan.with_scalars:
+                sums = exponentiate_row(
+                    negatives, start + first, part, positive, reference,
+                    smooth, t, threshold, out, place + first, True,
+                )  # fmt: skip
+            else:
+                sums = exponentiate_row(
+                    negatives, start + first, part, positive, reference,
+                    smooth, t, threshold, out, place + first, False,
+                )  # fmt: skip
+            total += float(sums[0])
+            leads += float(sums[1])
+            hards += float(sums[2])
+        values[g, REFERENCE, lane] = reference
+        values[g, NEGATIVES, lane] = total
+        values[g, LEADS, lane] = leads
+        values[g, HARDS, lane] = hards
+
+
+@compiled
+def _write_long_rows(plan, scratch, begin, count):
+    """Gradients of the negatives."""
+    grad, lanes = plan.grad_neg, plan.lanes
+    size = grad.shape[1]
+    values, counted = scratch.values, scratch.counted
+    for r in range(count):
+        i = begin + r
+        if counted[r]:
+            scale = values[r // lanes, SCALE, r % lanes]
+            for k in range(size):
+                grad[i, k] *= scale
+        else:
+            for k in range(size):
+                grad[i, k] = 0
+
+
+@strict
+def _finish_block(plan, scratch, begin, count, block):
+    """The block's loss, and gradients but for those of the negatives."""
+    scalar = plan.pos_score.dtype.type
+    values, counted, lanes = scratch.values, scratch.counted, plan.lanes
+    weights, grad_pos, grad_weights = plan.weights, plan.grad_pos, plan.grad_weights
+    smooth, inverse_count = plan.smooth, plan.inverse_count
+    for g in range(-(-count // lanes)):
+        finish_rows(values, g, scalar(smooth))
+    loss_sum = smooth_sum = margin_sum = t_sum = 0.0
+    for r in range(count):
+        g, lane, i = r // lanes, r % lanes, begin + r
+        loss = float(values[g, LOSS, lane])
+        if grad_weights.size:
+            grad_weights[i] = 0 if inverse_count == 0 else loss * inverse_count
+        if not counted[r]:
+            if plan.with_grad:
+                grad_pos[i] = 0
+            continue
+        factor = (float(weights[i]) if weights.size else 1.0) * inverse_count
+        loss_sum += factor * loss
+        if not plan.with_grad:
+            continue
+        inverse, negatives = float(values[g, INVERSE, lane]), float(values[g, NEGATIVES, lane])
+        scale = factor * smooth * inverse
+        values[g, SCALE, lane] = scale
+        grad_pos[i] = -scale * negatives
+        if plan.with_scalars:
+            behind = float(values[g, REFERENCE, lane]) - float(values[g, POSITIVE, lane])
+            leads, hards = float(values[g, LEADS, lane]), float(values[g, HARDS, lane])
+            smooth_sum += factor * inverse * (leads + negatives * behind)
+            margin_sum += scale * negatives
+            t_sum += scale * hards
+    sums = plan.block_sums
+    sums[block, 0], sums[block, 1] = loss_sum, smooth_sum
+    sums[block, 2], sums[block, 3] = margin_sum, t_sum
+
+
+@compiled
+def _compute_block(plan, scratch, begin, count, block):
+    is_short = plan.neg_scores.shape[1] < plan.lanes
+    _start_block(plan, scratch, begin, count)
+    if is_short:
+        _sum_short_rows(plan, scratch, begin, count)
+    else:
+        _sum_long_rows(plan, scratch, begin, count)
+    _finish_block(plan, scratch, begin, count, block)
     if plan.with_grad:
-        plan.grad_pos[i] = 0
-        grad = plan.grad_neg
-        for k in range(grad.shape[1]):
-            grad[i, k] = 0
+        if is_short:
+            _write_short_rows(plan, scratch, begin, count)
+        else:
+            _write_long_rows(plan, scratch, begin, count)
 
 
 def make_run(source: str) -> Any:
@@ -299,17 +252,21 @@ def make_run(source: str) -> Any:
         float_mode = flush_denormals()
         num_rows = plan.pos_score.size
         num_blocks = plan.block_sums.shape[0]
-        largest = np.empty(_LANES, plan.pos_score.dtype)
-        scalars = np.empty(2)
-        waiting = plan.grad_neg if plan.with_grad else plan.exponentials
+        dtype, lanes, width = plan.pos_score.dtype, plan.lanes, plan.neg_scores.shape[1]
+        is_short = width < lanes
+        groups = -(-plan.block_rows // lanes)
+        scratch = _Scratch(
+            np.zeros(plan.block_rows, np.bool_),
+            np.zeros((groups, NUM_VALUES, lanes), dtype),
+            np.zeros((groups, width if is_short else 0, lanes), dtype),
+            np.zeros((lanes if is_short else 1, width), dtype),
+        )
         while True:
             block = fetch_add(counters, 0, 1)
             if block >= num_blocks:
                 break
-            first = block * plan.block_rows
-            for i in range(first, min(first + plan.block_rows, num_rows)):
-                place = i if plan.with_grad else worker
-                _score_row(plan, i, waiting, place, largest, scalars, block)
+            begin = block * plan.block_rows
+            _compute_block(plan, scratch, begin, min(plan.block_rows, num_rows - begin), block)
             fetch_add(counters, 8, 1)
         while fetch_add(counters, 8, 0) < num_blocks:
             relax()

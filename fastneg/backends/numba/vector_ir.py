@@ -6,10 +6,12 @@ split by LLVM.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import llvmlite.binding as llvm
+import numpy as np
 from llvmlite import ir
 from numba import config, types
 from numba.core import cgutils
@@ -84,6 +86,32 @@ class Emitter:
         cast = self.builder.bitcast(pointer, value.type.as_pointer())
         self.builder.store(value, cast, align=self.bytes)
 
+    def gather(self, pointer: Any, stride: Any) -> Any:
+        """A vector of elements that lie `stride` apart."""
+        result = ir.Constant(self.vector, ir.Undefined)
+        for lane in range(self.lanes):
+            place = self.at(pointer, self.builder.mul(stride, self.index(lane)))
+            value = self.builder.load(place, align=self.bytes)
+            result = self.builder.insert_element(result, value, ir.Constant(ir.IntType(32), lane))
+        return result
+
+    def scatter(self, value: Any, pointer: Any, stride: Any) -> None:
+        """Writes a vector to elements that lie `stride` apart."""
+        for lane in range(self.lanes):
+            place = self.at(pointer, self.builder.mul(stride, self.index(lane)))
+            self.builder.store(self.lane(value, lane), place, align=self.bytes)
+
+    def last_lanes(self, count: Any) -> Any:
+        """A mask of the last `count` lanes."""
+        integer = ir.IntType(self.int_bits)
+        first = self.builder.sub(self.index(self.lanes), count)
+        if self.int_bits < 64:
+            first = self.builder.trunc(first, integer)
+        undefined = ir.Constant(self.int_vector, ir.Undefined)
+        one = self.builder.insert_element(undefined, first, ir.Constant(ir.IntType(32), 0))
+        order = ir.Constant(self.int_vector, list(range(self.lanes)))
+        return self.builder.icmp_signed(">=", order, self.shuffle(one, one, [0] * self.lanes))
+
     def splat(self, value: Any) -> Any:
         """A vector with a number, or a scalar of the code, in every lane."""
         if isinstance(value, (int, float)):
@@ -128,6 +156,62 @@ class Emitter:
             step *= 2
         return total
 
+    def largest_lane(self, vector: Any) -> Any:
+        """The largest lane, as a scalar. A NaN may be lost or found."""
+        step = 1
+        while step < self.lanes:
+            swapped = self.shuffle(vector, vector, [x ^ step for x in range(self.lanes)])
+            vector = self.larger(swapped, vector)
+            step *= 2
+        return self.lane(vector, 0)
+
+    def larger(self, a: Any, b: Any) -> Any:
+        """The larger one of each pair of lanes, b where one of them is NaN."""
+        return self.builder.select(self.builder.fcmp_ordered(">", a, b), a, b)
+
+    def lane(self, vector: Any, index: int) -> Any:
+        """One lane, as a scalar."""
+        return self.builder.extract_element(vector, ir.Constant(ir.IntType(32), index))
+
+    def log(self, x: Any) -> Any:
+        """The natural logarithm of a positive normal x, to 1-2 ulp; infinity and NaN as they are.
+
+        x = 2^n m with m in [sqrt(1/2), sqrt(2)); log m = 2 atanh(s) with s = (m - 1) / (m + 1), by
+        the Taylor series.
+        """
+        b = self.builder
+        kind = np.float64 if self.is_double else np.float32
+        mantissa, degree = (52, 10) if self.is_double else (23, 4)
+        high, low = self._ln2_parts()
+
+        def integers(value: int) -> ir.Constant:
+            return ir.Constant(self.int_vector, [value] * self.lanes)
+
+        bits = b.bitcast(x, self.int_vector)
+        sqrt_half = int(kind(0.5**0.5).view(f"i{self.bytes}"))
+        exponent = b.ashr(b.sub(bits, integers(sqrt_half)), integers(mantissa))
+        m = b.bitcast(b.sub(bits, b.shl(exponent, integers(mantissa))), self.vector)
+        n = b.sitofp(exponent, self.vector)
+        f = b.fsub(m, self.splat(1.0))
+        s = b.fdiv(f, b.fadd(f, self.splat(2.0)))
+        z = b.fmul(s, s)
+        q = self.splat(2.0 / (2 * degree + 1))
+        for k in range(degree - 1, 0, -1):
+            q = self.multiply_add(q, z, self.splat(2.0 / (2 * k + 1)))
+        # log m = 2 s + s z q, and 2 s = f - s f keeps the leading term exact.
+        inner = b.fsub(f, b.fmul(z, q))
+        log_m = b.fsub(f, b.fmul(s, inner))
+        result = self.multiply_add(n, self.splat(low), log_m)
+        result = self.multiply_add(n, self.splat(high), result)
+        finite = b.fcmp_ordered("<", x, self.splat(math.inf))
+        return b.select(finite, result, x)
+
+    def _ln2_parts(self) -> tuple[float, float]:
+        """Two summands of ln 2: the first ends in zeros, so that its small multiples are exact."""
+        if self.is_double:
+            return 0.69314718036912381649, 1.9082149292705877e-10
+        return 0.693145751953125, 1.42860682030941723212e-06
+
     def exp(self, x: Any) -> Any:
         """The exponential of x, which must not overflow, to 1-2 ulp; 0 where it is not normal.
 
@@ -136,12 +220,7 @@ class Emitter:
         """
         b = self.builder
         lowest, mantissa, degree = (-708.0, 52, 13) if self.is_double else (-87.0, 23, 7)
-        # ln 2 in two parts: the first has trailing zeros, so that n times it is exact.
-        high, low = (
-            (0.693145751953125, 1.42860682030941723212e-06)
-            if not self.is_double
-            else (0.69314718036912381649, 1.9082149292705877e-10)
-        )
+        high, low = self._ln2_parts()
         magic = self.splat(1.5 * 2.0**mantissa)
         shifted = self.multiply_add(x, self.splat(1.4426950408889634), magic)
         n = b.fsub(shifted, magic)
