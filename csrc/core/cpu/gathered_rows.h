@@ -153,18 +153,13 @@ FASTNEG_INLINE void AddWeightedRows(const WeightedSum<T>& sum, int64_t dim, bool
   }
 }
 
-// Dots of one row that is kChunks vectors long, and between them a WeightedSum of kLanes others into `out`: the loads
-// of the one hide behind the arithmetic of the other. Needs kChunks registers for each, and a few more.
-template <typename T, int kChunks, bool kWhole>
-FASTNEG_INLINE Vec<T> DotsWhileAdding(const T* query, const T* candidates, const int64_t* offsets,
-                                      const WeightedSum<T>& sum, int64_t dim, bool add, T* out) {
-  Vec<T> query_chunks[kChunks], sums[kChunks];
+// Dots of one row that is kChunks vectors long, each reduced as soon as its loads are there. The same bits as Dots.
+template <typename T, int kChunks>
+FASTNEG_INLINE Vec<T> DotsOfRow(const T* query, const T* candidates, const int64_t* offsets) {
+  Vec<T> query_chunks[kChunks];
   Vec<T> stack[7];  // For up to 64 lanes.
 #pragma GCC unroll 8
   for (int c = 0; c < kChunks; ++c) query_chunks[c] = LoadAligned(query + c * kLanes<T>);
-#pragma GCC unroll 8
-  for (int c = 0; c < kChunks; ++c) sums[c] = Zero<T>();
-  if (add) LoadChunks<T, kChunks, kWhole>(out, dim, sums);
 #pragma GCC unroll 16
   for (int l = 0; l < kLanes<T>; ++l) {
     const T* candidate = candidates + offsets[l];
@@ -172,16 +167,28 @@ FASTNEG_INLINE Vec<T> DotsWhileAdding(const T* query, const T* candidates, const
     DoNotFuse(dot);
 #pragma GCC unroll 8
     for (int c = 1; c < kChunks; ++c) dot += query_chunks[c] * LoadAligned(candidate + c * kLanes<T>);
+    PushForSums<T>(l, dot, stack);
+  }
+  int last = 0;
+  while ((1 << last) < kLanes<T>) ++last;
+  return stack[last];
+}
+
+// The WeightedSum of kLanes rows that are kChunks vectors long.
+template <typename T, int kChunks, bool kWhole>
+FASTNEG_INLINE void AddLanes(const WeightedSum<T>& sum, int64_t dim, bool add, T* out) {
+  Vec<T> sums[kChunks];
+#pragma GCC unroll 8
+  for (int c = 0; c < kChunks; ++c) sums[c] = Zero<T>();
+  if (add) LoadChunks<T, kChunks, kWhole>(out, dim, sums);
+#pragma GCC unroll 16
+  for (int l = 0; l < kLanes<T>; ++l) {
     const Vec<T> weight = Broadcast(sum.weights[l]);
     const T* row = sum.rows + sum.offsets[l];
 #pragma GCC unroll 8
     for (int c = 0; c < kChunks; ++c) sums[c] += weight * LoadAligned(row + c * kLanes<T>);
-    PushForSums<T>(l, dot, stack);
   }
   StoreChunks<T, kChunks, kWhole>(sums, dim, out);
-  int last = 0;
-  while ((1 << last) < kLanes<T>) ++last;
-  return stack[last];
 }
 
 }  // namespace fastneg::cpu::FASTNEG_ISA_NAMESPACE

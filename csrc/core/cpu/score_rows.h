@@ -12,8 +12,9 @@ namespace fastneg::cpu::FASTNEG_ISA_NAMESPACE {
 
 // Takes a tile's rows past all candidates, a few candidates at a time.
 //
-// The gradient of one vector of pairs is formed together with the scores of the next: its rows are then in the
-// first-level cache, and its arithmetic fills the time that the exponentials and the loads of the next ones take.
+// A vector of pairs waits twice: its exponentials come right before the scores of the next vector, so that their long
+// chain of arithmetic hides behind the loads of those, and its part of the gradient right after, when the exponentials
+// are there and its rows are still in the first-level cache.
 //
 // kChunks is the length of prepared rows in vectors, or 0 for one that is known only now.
 template <typename T, typename Candidates, int kChunks>
@@ -43,10 +44,13 @@ class CandidateSweep {
 
   // A vector of scores on its way to a part of the user gradient.
   struct Pending {
-    bool waits = false;
-    WeightedSum<T> sum{};
-    T* grad = nullptr;
-    bool add = false;
+    bool scored = false;   // `score` waits for its exponentials.
+    bool weighed = false;  // `weights` wait for the gradient.
+    int group = 0;
+    int64_t row = 0;                   // Of the tile.
+    const int64_t* offsets = nullptr;  // Of the candidates, from the row's own item.
+    Vec<T> score{};
+    alignas(64) T weights[kL];
   };
 
   // Candidates first .. first + n - 1 of every active row, n <= left; returns n.
@@ -63,8 +67,6 @@ class CandidateSweep {
     // Two tables for each group: what is pending may still use the one before.
     int64_t offsets[kGroups][2][kL], until[kGroups] = {};
     int table[kGroups] = {};
-    alignas(64) T weights[2][kL];
-    int turn = 0;
     Pending pending;
     T* exp_weights = static_cast<T*>(plan_.exp_weights);
     Vec<T> block_weights[kGroups][kL];
@@ -84,17 +86,17 @@ class CandidateSweep {
             until[g] = groups[g].ItemOffsets(i, offsets[g][table[g]]);
           }
           const int64_t* places = offsets[g][table[g]];
-          const Vec<T> score = DotsAndPending(i, places, pending);
-          const Vec<T> weight = Weigh(groups[g], r, score, in_use[g]);
-          pending.waits = false;
-          if (!tile_.graded[r]) continue;
-          Store(weights[turn], weight);
-          pending = {
-              true, {weights[turn], nullptr, tile_.Item(i), places, 0, kL}, tile_.GradUser(i), first > 0 || g > 0};
-          turn ^= 1;
-          block_weights[g][i - block] = weight;
+          WeighPending(groups, in_use, block_weights, &pending);
+          const Vec<T> score = Scores(i, places);
+          AddPending(first > 0, &pending);
+          pending.scored = true;
+          pending.group = g;
+          pending.row = r;
+          pending.offsets = places;
+          pending.score = score;
         }
       }
+      WeighPending(groups, in_use, block_weights, &pending);
       if (exp_weights != nullptr) {
         for (int g = 0; g < num_groups; ++g) {
           Transpose<T>(block_weights[g]);
@@ -104,27 +106,51 @@ class CandidateSweep {
         }
       }
     }
-    if (pending.waits) AddWeightedRows<T, 1>(pending.sum, plan_.embedding_dim, pending.add, pending.grad);
+    AddPending(first > 0, &pending);
     return n;
   }
 
-  // Scores of row i with the candidates at `offsets`; does what is pending on the way.
-  FASTNEG_INLINE Vec<T> DotsAndPending(int64_t i, const int64_t* offsets, const Pending& pending) {
+  // Scores of row i with the candidates at `offsets`.
+  FASTNEG_INLINE Vec<T> Scores(int64_t i, const int64_t* offsets) {
     const T* query = tile_.User(i);
     if constexpr (kChunks > 0) {
-      if (pending.waits) {
-        const int64_t dim = plan_.embedding_dim;
-        return dim == kChunks * kL ? DotsWhileAdding<T, kChunks, true>(query, tile_.Item(i), offsets, pending.sum, dim,
-                                                                       pending.add, pending.grad)
-                                   : DotsWhileAdding<T, kChunks, false>(query, tile_.Item(i), offsets, pending.sum, dim,
-                                                                        pending.add, pending.grad);
-      }
-    } else if (pending.waits) {
-      const Vec<T> score = Dots<T, 1>(&query, tile_.Item(i), offsets, chunks_);
-      AddWeightedRows<T, 1>(pending.sum, plan_.embedding_dim, pending.add, pending.grad);
-      return score;
+      return DotsOfRow<T, kChunks>(query, tile_.Item(i), offsets);
+    } else {
+      return Dots<T, 1>(&query, tile_.Item(i), offsets, chunks_);
     }
-    return Dots<T, 1>(&query, tile_.Item(i), offsets, chunks_);
+  }
+
+  // The exponentials of pending scores, into its place in the block of kL rows as well.
+  FASTNEG_INLINE void WeighPending(const typename Candidates::template Group<kL>* groups, const Mask<T>* in_use,
+                                   Vec<T> (*block_weights)[kL], Pending* pending) {
+    if (!pending->scored) return;
+    pending->scored = false;
+    const int64_t r = pending->row;
+    const int g = pending->group;
+    const Vec<T> weight = Weigh(groups[g], r, pending->score, in_use[g]);
+    if (!tile_.graded[r]) return;
+    Store(pending->weights, weight);
+    block_weights[g][r % kL] = weight;
+    pending->weighed = true;
+  }
+
+  // The gradient's part of pending weights, added to what is there if `add` or if it is not the row's first.
+  FASTNEG_INLINE void AddPending(bool add, Pending* pending) {
+    if (!pending->weighed) return;
+    pending->weighed = false;
+    const int64_t i = tile_.begin + pending->row;
+    const int64_t dim = plan_.embedding_dim;
+    const WeightedSum<T> sum{pending->weights, nullptr, tile_.Item(i), pending->offsets, 0, kL};
+    add |= pending->group > 0;
+    if constexpr (kChunks > 0) {
+      if (dim == kChunks * kL) {
+        AddLanes<T, kChunks, true>(sum, dim, add, tile_.GradUser(i));
+      } else {
+        AddLanes<T, kChunks, false>(sum, dim, add, tile_.GradUser(i));
+      }
+    } else {
+      AddWeightedRows<T, 1>(sum, dim, add, tile_.GradUser(i));
+    }
   }
 
   // From the scores of row r of the tile to the exponentials, t times those of hard negatives; adds up the row's sums.
@@ -159,7 +185,7 @@ class CandidateSweep {
         for (int64_t i = tile_.begin; i < tile_.end; ++i) exp_weights[k * plan_.exp_stride + i] = 0;
       }
     }
-    int64_t table[kPerQuery], until = 0;
+    int64_t table[kPerQuery] = {}, until = 0;
     SharedVector<kQueries> vectors[2];
     int turn = 0;
     bool waits = false;
@@ -297,7 +323,7 @@ template <typename T, typename Candidates>
 void ScoreRowTile(const GatheredPlan& plan, const Candidates& candidates, int64_t index) {
   RowTile<T, Candidates> tile(plan, candidates, index);
   tile.Start();
-  if constexpr (sizeof(T) == 4 && kVectorBytes == 64) {  // With 32 registers: see DotsWhileAdding.
+  if constexpr (sizeof(T) == 4 && kVectorBytes == 64) {  // 32 registers: enough for whole rows.
     switch (tile.chunks) {
       case 2:
         CandidateSweep<T, Candidates, 2>(plan, candidates, &tile).Run();

@@ -23,8 +23,6 @@ class ShuffledCandidates {
       for (int k = 0; k < kSize; ++k) {
         const int64_t candidate = first + (k < count ? k : 0);
         permutations_[k] = plan_.permutations + candidate * plan_.permutation_stride;
-        inverses_[k] = plan_.inverses + candidate * plan_.permutation_stride;
-        weight_rows_[k] = candidate * plan_.exp_stride;
       }
     }
 
@@ -37,20 +35,9 @@ class ShuffledCandidates {
       return i + 1;
     }
 
-    FASTNEG_INLINE int64_t UserOffsets(int64_t j, int64_t* offsets, int64_t* weight_offsets) const {
-      for (int k = 0; k < kSize; ++k) {
-        const int64_t distance = inverses_[k][j] - j;
-        offsets[k] = distance * plan_.row_stride;
-        weight_offsets[k] = weight_rows_[k] + distance;
-      }
-      return j + 1;
-    }
-
    private:
     const GatheredPlan& plan_;
     const int32_t* permutations_[kSize];
-    const int32_t* inverses_[kSize];
-    int64_t weight_rows_[kSize];  // candidate * exp_stride
   };
 
  private:

@@ -1,5 +1,6 @@
 // negative_cosine_loss on the CPU.
 #include <algorithm>
+#include <type_traits>
 
 #include "core/api.h"
 #include "core/cpu/gathered_softmax.h"
@@ -10,24 +11,45 @@ namespace {
 
 using cpu::GatheredPlan;
 
+// Where permutation k goes wrong: its first entry that is out of range or not new.
+template <typename Index>
+int64_t FirstBadEntry(const Index* source, int64_t size, int32_t* inverse) {
+  std::fill(inverse, inverse + size, -1);
+  int64_t i = 0;
+  for (; i < size; ++i) {
+    const int64_t j = source[i];
+    if (j < 0 || j >= size || inverse[j] >= 0) break;
+    inverse[j] = static_cast<int32_t>(i);
+  }
+  return i;
+}
+
 // Copies permutation k and inverts it. What stands behind the inverse tells where the first entry is that is out of
 // range or not new, or -1.
+//
+// Entries in range are a permutation if together they leave no element of the inverse as it was. So no entry has to
+// wait for what the ones before it wrote.
 template <typename Index>
 void PreparePermutation(const GatheredPlan& plan, int64_t k) {
   const int64_t size = plan.batch_size;
   const Index* source = static_cast<const Index*>(plan.given_permutations) + k * size;
   int32_t* permutation = plan.permutations + k * plan.permutation_stride;
   int32_t* inverse = plan.inverses + k * plan.permutation_stride;
-  std::fill(inverse, inverse + size + 1, -1);
+  using Unsigned = std::make_unsigned_t<Index>;
+  const Unsigned last = static_cast<Unsigned>(size - 1);
+  Unsigned outside = 0;  // Its highest bit is set if any entry is out of range.
   for (int64_t i = 0; i < size; ++i) {
-    const int64_t j = source[i];
-    if (j < 0 || j >= size || inverse[j] >= 0) {
-      inverse[size] = static_cast<int32_t>(i);
-      return;
-    }
+    const Unsigned j = static_cast<Unsigned>(source[i]);
+    outside |= j | (last - j);
     permutation[i] = static_cast<int32_t>(j);
-    inverse[j] = static_cast<int32_t>(i);
   }
+  std::fill(inverse, inverse + size, -1);
+  if (static_cast<Index>(outside) >= 0) {
+    for (int64_t i = 0; i < size; ++i) inverse[permutation[i]] = static_cast<int32_t>(i);
+  }
+  int32_t missing = 0;  // Negative if any element is.
+  for (int64_t j = 0; j < size; ++j) missing |= inverse[j];
+  inverse[size] = missing >= 0 ? -1 : static_cast<int32_t>(FirstBadEntry(source, size, inverse));
 }
 
 bool IsValid(const ShuffledCosineArgs& args) {

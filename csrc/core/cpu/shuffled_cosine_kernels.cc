@@ -1,5 +1,5 @@
 // The passes of negative_cosine_loss.
-#include "core/cpu/gather_item_grads.h"
+#include "core/cpu/gather_shuffled_grads.h"
 #include "core/cpu/kernel_table.h"
 #include "core/cpu/prepare_rows.h"
 #include "core/cpu/score_rows.h"
@@ -22,7 +22,7 @@ extern const GatheredKernels kShuffledCosineKernels;
 const GatheredKernels kShuffledCosineKernels = {
     {PrepareItemsAndPermutations<float>, PrepareItemsAndPermutations<double>},
     {ScoreRows<float, ShuffledCandidates>, ScoreRows<double, ShuffledCandidates>},
-    {GatherItemGrads<float, ShuffledCandidates>, GatherItemGrads<double, ShuffledCandidates>},
+    {GatherShuffledGrads<float>, GatherShuffledGrads<double>},
 };
 
 }  // namespace fastneg::cpu::FASTNEG_ISA_NAMESPACE
