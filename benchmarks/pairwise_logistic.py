@@ -193,7 +193,8 @@ SUITE = suite.Suite(
         *suite.fastneg_backends(fastneg_loss, make_tensors, 1, _why_dense_is_skipped),
     ),
     compute_truth=compute_truth,
+    # A float32 sum over 10^7 pairs loses digits, depending on who forms it.
     describe_error=lambda truth, loss, grads: suite.describe_difference(
-        truth, loss, grads, ("grad_logits",)
+        truth, loss, grads, ("grad_logits",), loss_tolerance=1e-4
     ),
 )

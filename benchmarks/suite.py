@@ -276,18 +276,22 @@ def fastneg_backends(
 
 
 def describe_difference(
-    expected: Sequence[Any], loss: float, grads: Sequence[Any], names: Sequence[str]
+    expected: Sequence[Any],
+    loss: float,
+    grads: Sequence[Any],
+    names: Sequence[str],
+    loss_tolerance: float = 1e-5,
 ) -> str | None:
     """Says what is wrong with a result, or None if it agrees with the truth.
 
-    The loss must agree to 1e-5 relative. An element of a gradient may be off by 1e-4 of its own
+    The loss must agree to `loss_tolerance` relative. An element of a gradient may be off by 1e-4 of its own
     size plus the gradient's root mean square: some ten times what float32 makes of a gamma of 20,
     and far below any mistake. A gradient in a half type may have that type's rounding.
     """
     import numpy as np
 
     true_loss, *true_grads = expected
-    if not np.isclose(loss, true_loss, rtol=1e-5):
+    if not np.isclose(loss, true_loss, rtol=loss_tolerance):
         return f"loss {loss!r} instead of {true_loss!r}"
     for name, grad, exact in zip(names, grads, true_grads, strict=True):
         tolerance = 5e-3 if grad.dtype.itemsize == 2 else 1e-4

@@ -67,4 +67,4 @@ def test_cost_is_linear(suite: Suite, pytestconfig: pytest.Config) -> None:
     if not name or suite.draw is None:
         pytest.skip("only with --save-results, and for losses with a picture")
     pytest.importorskip("matplotlib")
-    suite.draw(f"{name}.png")
+    suite.draw(f"{suite.stem}-{name}.png")
