@@ -7,6 +7,8 @@ import pytest
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+pytest_plugins = ["cuda_fixtures"]
+
 BACKENDS = ("native", "numba", "reference")
 
 

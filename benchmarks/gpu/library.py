@@ -1,7 +1,8 @@
-"""The CUDA library through ctypes: the arguments of `csrc/core/api.h`, and the entries of `csrc/core/cuda/c_api.h`.
+"""The CUDA library through ctypes.
 
-Knows nothing of arrays: pointers are numbers, so that PyTorch tensors on a GPU and NumPy arrays for the
-kernels' host build go the same way.
+The arguments are those of `csrc/core/api.h`, the entries those of `csrc/core/cuda/c_api.h`. Nothing
+is known of arrays here: pointers are numbers, so that PyTorch tensors on a GPU and NumPy arrays for
+the kernels' host build go the same way.
 """
 
 import ctypes

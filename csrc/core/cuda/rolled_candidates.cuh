@@ -52,7 +52,9 @@ class RolledCandidates {
 
  private:
   static __device__ int Reduced(const GatheredPlan& plan, int k) {
-    const int64_t remainder = plan.given_shifts[k] % plan.batch_size;
+    int64_t remainder = plan.given_shifts[k];
+    // Nearly all shifts are in range; a division takes a hundred instructions.
+    if (remainder < 0 || remainder >= plan.batch_size) remainder %= plan.batch_size;
     return static_cast<int>(remainder < 0 ? remainder + plan.batch_size : remainder);
   }
 
