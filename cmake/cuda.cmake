@@ -40,16 +40,23 @@ if(NOT FASTNEG_CUDA_PROBLEM)
   set(CMAKE_CUDA_STANDARD 17)
   set(CMAKE_CUDA_STANDARD_REQUIRED ON)
   set(CMAKE_CUDA_EXTENSIONS OFF)
+  add_library(fastneg_cuda_options INTERFACE)
+  target_include_directories(fastneg_cuda_options INTERFACE "${CMAKE_CURRENT_SOURCE_DIR}/csrc")
+  target_compile_options(fastneg_cuda_options INTERFACE
+    $<$<COMPILE_LANGUAGE:CUDA>:-Werror=all-warnings -Xcompiler=-Wall,-Wextra,-fvisibility=hidden>)
   file(GLOB cuda_sources CONFIGURE_DEPENDS csrc/core/cuda/*.cu)
-  add_library(fastneg_cuda MODULE ${cuda_sources})
-  target_include_directories(fastneg_cuda PRIVATE "${CMAKE_CURRENT_SOURCE_DIR}/csrc")
-  target_compile_options(fastneg_cuda PRIVATE
-    -Werror=all-warnings -Xcompiler=-Wall,-Wextra,-fvisibility=hidden)
+  add_library(fastneg_cuda_kernels OBJECT ${cuda_sources})
+  target_link_libraries(fastneg_cuda_kernels PRIVATE fastneg_cuda_options)
+  add_library(fastneg_cuda MODULE $<TARGET_OBJECTS:fastneg_cuda_kernels>)
   # Nothing but the C entries is to be seen from outside: other libraries in a process bring a CUDA runtime too.
   target_link_options(fastneg_cuda PRIVATE -Wl,--exclude-libs,ALL)
-  set_target_properties(fastneg_cuda PROPERTIES
-    PREFIX "" OUTPUT_NAME _cuda SUFFIX .so LIBRARY_OUTPUT_DIRECTORY "${FASTNEG_OUTPUT_DIR}" SKIP_BUILD_RPATH ON
-    CUDA_RUNTIME_LIBRARY Static)
+  set_target_properties(fastneg_cuda PROPERTIES LINKER_LANGUAGE CUDA
+    PREFIX "" OUTPUT_NAME _cuda SUFFIX .so LIBRARY_OUTPUT_DIRECTORY "${FASTNEG_OUTPUT_DIR}" SKIP_BUILD_RPATH ON)
+  # The kernels against the CPU core, on a GPU; no part of the default build.
+  add_executable(fastneg_cuda_test EXCLUDE_FROM_ALL
+    tests/core/cuda_on_host/cuda_test.cu $<TARGET_OBJECTS:fastneg_cuda_kernels> ${FASTNEG_CORE_OBJECTS})
+  target_include_directories(fastneg_cuda_test PRIVATE "${CMAKE_CURRENT_SOURCE_DIR}")
+  target_link_libraries(fastneg_cuda_test PRIVATE fastneg_cuda_options Threads::Threads)
   if(NOT FASTNEG_IN_PLACE)
     install(TARGETS fastneg_cuda LIBRARY DESTINATION fastneg)
   endif()
