@@ -60,6 +60,7 @@ class Kernels:
     def __init__(self, path: Path) -> None:
         from gpu import library
 
+        self.path = path
         self._gpu = library
         self._library = library.Library(path)
         self._symbols = ctypes.CDLL(str(path))
