@@ -23,6 +23,9 @@ SHAPES = (
     (9, 3, 1024),
     (70, 69, 8),
     (65, 17, 16),
+    (130, 20, 64),
+    (70, 9, 128),
+    (66, 7, 256),
 )
 
 
@@ -181,7 +184,7 @@ def _arrays(problem: problems.Problem) -> tuple[Any, Any]:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("shape", [(70, 20, 64), (40, 13, 31), (18, 5, 300)])
+@pytest.mark.parametrize("shape", [(70, 20, 64), (70, 9, 128), (40, 13, 31), (18, 5, 300)])
 def test_any_order_of_blocks_and_threads_gives_the_same_bits(
     kernels: cuda_on_host.Kernels, shape: tuple[int, int, int], dtype: str
 ) -> None:

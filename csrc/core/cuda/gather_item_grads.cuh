@@ -12,6 +12,7 @@
 #include "core/cuda/gathered_plan.h"
 #include "core/cuda/math.cuh"
 #include "core/cuda/pairs.cuh"
+#include "core/cuda/row_sets.cuh"
 #include "core/cuda/rows.cuh"
 
 namespace fastneg::cuda {
@@ -32,24 +33,12 @@ class ItemGrad {
         j_(exists_ ? static_cast<int>(j) : 0),
         row_(plan.embedding_dim, exists_ ? GradItem() : nullptr) {}
 
-  __device__ void Run() {
+  __device__ void Start() {
     row_.SetOwn(exists_ ? pairs_.ItemRow(j_) : nullptr);
     item_inverse_ = exists_ ? pairs_.ItemInverse(j_) : T(0);
     neg_log_prob_ = exists_ ? pairs_.NegLogProb(j_) : T(0);
-    for (int first = 0; first < plan_.num_candidates; first += kTogether) Step(first);
-    const T positive_weight = exists_ ? static_cast<const T*>(plan_.positive_weights)[j_] : T(0);
-    if (positive_weight != T(0)) row_.Add(pairs_.UserRow(j_), positive_weight * Facts(j_).inverse);
-    const bool used = Group::Any(used_ || positive_weight != T(0));
-    const T inverse = exists_ ? static_cast<const T*>(plan_.item_inverse)[j_] : T(1);
-    row_.Finish(used, T(1), NormalisationGrad<T>(inverse, plan_.normalise), exists_, GradItem());
   }
 
-  __device__ void FinishBroken() {
-    if (!exists_) return;
-    for (int d = Group::Index(); d < plan_.embedding_dim; d += Row::kLanes) GradItem()[d] = NotANumber<T>();
-  }
-
- private:
   __device__ __forceinline__ void Step(int first) {
     const int own = first + Group::Index() % kTogether;
     bool kept = exists_ && own < plan_.num_candidates;
@@ -72,6 +61,20 @@ class ItemGrad {
     row_.AddMet(weight);
   }
 
+  __device__ void Finish() {
+    const T positive_weight = exists_ ? static_cast<const T*>(plan_.positive_weights)[j_] : T(0);
+    if (positive_weight != T(0)) row_.Add(pairs_.UserRow(j_), positive_weight * Facts(j_).inverse);
+    const bool used = Group::Any(used_ || positive_weight != T(0));
+    const T inverse = exists_ ? static_cast<const T*>(plan_.item_inverse)[j_] : T(1);
+    row_.Finish(used, T(1), NormalisationGrad<T>(inverse, plan_.normalise), exists_, GradItem());
+  }
+
+  __device__ void FinishBroken() {
+    if (!exists_) return;
+    for (int d = Group::Index(); d < plan_.embedding_dim; d += Row::kLanes) GradItem()[d] = NotANumber<T>();
+  }
+
+ private:
   __device__ __forceinline__ RowFacts<T> Facts(int i) const {
     return static_cast<const RowFacts<T>*>(plan_.row_facts)[i];
   }
@@ -89,12 +92,18 @@ class ItemGrad {
   bool used_ = false;  // Whether this lane had a pair with a weight.
 };
 
-template <typename Row, typename Candidates>
-__global__ void __launch_bounds__(kBlockThreads, 2) GatherItemGradsKernel(const GatheredPlan plan) {
+template <typename Row, typename Candidates, int kSets>
+__global__ void __launch_bounds__(kBlockThreads, kBlocksAtOnce<kSets>) GatherItemGradsKernel(const GatheredPlan plan) {
+  using Pass = ItemGrad<Row, Candidates>;
   constexpr int kRows = kBlockThreads / Row::kLanes;
-  const int64_t j = int64_t{blockIdx.x} * kRows + threadIdx.x / Row::kLanes;
-  ItemGrad<Row, Candidates> grad(plan, j);
-  plan.control->error == 0 ? grad.Run() : grad.FinishBroken();
+  const int r = static_cast<int>(threadIdx.x) / Row::kLanes;
+  RowSets<Pass, kSets> rows(plan, int64_t{blockIdx.x} * (kSets * kRows) + r, kRows);
+  if (plan.control->error == 0) {
+    RunSets(plan, &rows);
+    rows.ForEach([](Pass& row, int) { row.Finish(); });
+  } else {
+    rows.ForEach([](Pass& row, int) { row.FinishBroken(); });
+  }
 }
 
 }  // namespace fastneg::cuda

@@ -12,21 +12,46 @@
 
 namespace fastneg::cuda {
 
+// Rows of a block that takes its rows in sets (row_sets.cuh), and how many such blocks there have to be.
+constexpr int kNeighbours = 64;
+#if !defined(FASTNEG_CUDA_BLOCKS_FOR_ALL)
+#define FASTNEG_CUDA_BLOCKS_FOR_ALL 128  // Tests choose a small number, for small problems.
+#endif
+constexpr int kBlocksForAll = FASTNEG_CUDA_BLOCKS_FOR_ALL;
+
+template <typename Row, typename Candidates, int kSets>
+Status LaunchRowPasses(const GatheredPlan& plan, Stream stream) {
+  constexpr int64_t kRows = kSets * (kBlockThreads / Row::kLanes);
+  const int64_t blocks = (plan.batch_size + kRows - 1) / kRows;
+  if (plan.grad_user == nullptr) {
+    return Launch(ScoreRowsKernel<Row, Candidates, kSets, false>, blocks, kBlockThreads, stream, plan);
+  }
+  const Status status = Launch(ScoreRowsKernel<Row, Candidates, kSets, true>, blocks, kBlockThreads, stream, plan);
+  if (status != Status::kOk) return status;
+  return Launch(GatherItemGradsKernel<Row, Candidates, kSets>, blocks, kBlockThreads, stream, plan);
+}
+
+// Whether a block should take so many rows that they find each other's candidates in the first-level cache: a row at
+// least two of them, and blocks enough for every multiprocessor of a large GPU.
+template <typename Candidates>
+bool AreNeighbours(const GatheredPlan& plan) {
+  return Candidates::kSorted && int64_t{plan.num_candidates} * kNeighbours >= 2 * int64_t{plan.batch_size} &&
+         plan.batch_size >= kNeighbours * kBlocksForAll;
+}
+
 template <typename Row, typename Candidates>
 Status LaunchPasses(const GatheredPlan& plan, Stream stream) {
-  constexpr int kRows = kBlockThreads / Row::kLanes;
   const int64_t prepare_blocks = (plan.batch_size + int64_t{kPrepareRows} - 1) / kPrepareRows;
   const int64_t candidate_blocks = Candidates::NumPrepareBlocks(plan);
-  const int64_t row_blocks = (plan.batch_size + int64_t{kRows} - 1) / kRows;
-  Status status = Launch(PrepareKernel<typename Row::Element, Row::kVec, Candidates>, prepare_blocks + candidate_blocks,
-                         kBlockThreads, stream, plan, static_cast<int>(prepare_blocks));
+  const Status status =
+      Launch(PrepareKernel<typename Row::Element, Row::kVec, Candidates>, prepare_blocks + candidate_blocks,
+             kBlockThreads, stream, plan, static_cast<int>(prepare_blocks));
   if (status != Status::kOk) return status;
-  if (plan.grad_user == nullptr) {
-    return Launch(ScoreRowsKernel<Row, Candidates, false>, row_blocks, kBlockThreads, stream, plan);
+  if constexpr (Candidates::kSorted && Row::kFewRegisters) {
+    constexpr int kSets = kNeighbours / (kBlockThreads / Row::kLanes);
+    if (AreNeighbours<Candidates>(plan)) return LaunchRowPasses<Row, Candidates, kSets>(plan, stream);
   }
-  status = Launch(ScoreRowsKernel<Row, Candidates, true>, row_blocks, kBlockThreads, stream, plan);
-  if (status != Status::kOk) return status;
-  return Launch(GatherItemGradsKernel<Row, Candidates>, row_blocks, kBlockThreads, stream, plan);
+  return LaunchRowPasses<Row, Candidates, 1>(plan, stream);
 }
 
 template <typename Storage, typename Candidates>

@@ -14,6 +14,8 @@ namespace fastneg::cuda {
 
 class RolledCandidates {
  public:
+  static constexpr bool kSorted = true;  // Neighbouring rows meet neighbouring rows at nearly the same time.
+
   explicit __device__ RolledCandidates(const GatheredPlan& plan) : batch_size_(plan.batch_size), shifts_(plan.shifts) {}
 
   __device__ int Item(int i, int k) const {

@@ -16,6 +16,7 @@
 #include "core/cuda/block_sums.cuh"
 #include "core/cuda/gathered_plan.h"
 #include "core/cuda/pairs.cuh"
+#include "core/cuda/row_sets.cuh"
 #include "core/cuda/rows.cuh"
 #include "core/cuda/softmax_row.cuh"
 
@@ -40,9 +41,47 @@ class ScoredRow {
         row_(plan.embedding_dim,
              kGrad && exists_ ? static_cast<T*>(plan.grad_user) + int64_t{i_} * plan.embedding_dim : nullptr) {}
 
-  __device__ void Run() {
-    Start();
-    for (int first = 0; first < plan_.num_candidates; first += kTogether) Step(first);
+  // Before the first candidate.
+  __device__ void Start() {
+    row_.SetOwn(active_ ? pairs_.UserRow(i_) : nullptr);
+    const T product = row_.Dot(active_ ? pairs_.ItemRow(i_) : nullptr);
+    user_inverse_ = active_ ? Magnitude(static_cast<const T*>(plan_.user_inverse)[i_]) : T(0);
+    positive_ = (active_ ? Cosine(product, user_inverse_, pairs_.ItemInverse(i_)) : T(0)) - pairs_.params.margin;
+    positive_logit_ = pairs_.params.gamma * positive_ + (active_ ? pairs_.NegLogProb(i_) : T(0));
+    reference_ = positive_logit_;
+  }
+
+  // Candidates first .. first + kTogether - 1.
+  __device__ __forceinline__ void Step(int first) {
+    const int own = first + Group::Index() % kTogether;  // This lane's candidate.
+    bool kept = active_ && own < plan_.num_candidates;
+    const int item = kept ? candidates_.Item(i_, own) : 0;
+    kept = kept && !pairs_.IsHit(i_, item);
+    const int place = kept ? item : -1;
+    const Element* rows[kTogether];
+#pragma unroll
+    for (int q = 0; q < kTogether; ++q) {
+      const int j = Group::From(place, q);
+      rows[q] = j < 0 ? nullptr : pairs_.ItemRow(j);
+    }
+    const T item_inverse = kept ? pairs_.ItemInverse(item) : T(0);
+    const T score = Cosine(row_.Meet(rows), user_inverse_, item_inverse);
+    const auto pair = pairs_.Reweight(positive_, score);
+    T exponent = pairs_.Exponent(pair.score, reference_, kept ? pairs_.NegLogProb(item) : T(0));
+    if (__any_sync(kWholeWarp, kept && exponent > T(kExponentsAbove))) {
+      const T neg_log_prob = kept ? pairs_.NegLogProb(item) : T(0);
+      Raise(kept ? pairs_.Logit(pair.score, neg_log_prob) : reference_);
+      exponent = pairs_.Exponent(pair.score, reference_, neg_log_prob);
+    }
+    const T e = kept ? Exp(exponent) : T(0);
+    if (Group::Index() < kTogether) {  // The lanes behind repeat these.
+      negatives_ += e;
+      if (plan_.grad_scalars != nullptr && kept) {
+        score_sum_ += e * (pair.score - positive_);
+        hard_sum_ += pair.hard ? e * (score + T(1)) : T(0);
+      }
+    }
+    if constexpr (kGrad) row_.AddMet(kept ? (pair.hard ? e * pairs_.params.t : e) * item_inverse : T(0));
   }
 
   // Stores what belongs to the row; `sums` gets its parts of the four sums.
@@ -99,48 +138,6 @@ class ScoredRow {
   }
 
  private:
-  __device__ void Start() {
-    row_.SetOwn(active_ ? pairs_.UserRow(i_) : nullptr);
-    const T product = row_.Dot(active_ ? pairs_.ItemRow(i_) : nullptr);
-    user_inverse_ = active_ ? Magnitude(static_cast<const T*>(plan_.user_inverse)[i_]) : T(0);
-    positive_ = (active_ ? Cosine(product, user_inverse_, pairs_.ItemInverse(i_)) : T(0)) - pairs_.params.margin;
-    positive_logit_ = pairs_.params.gamma * positive_ + (active_ ? pairs_.NegLogProb(i_) : T(0));
-    reference_ = positive_logit_;
-  }
-
-  // Candidates first .. first + kTogether - 1.
-  __device__ __forceinline__ void Step(int first) {
-    const int own = first + Group::Index() % kTogether;  // This lane's candidate.
-    bool kept = active_ && own < plan_.num_candidates;
-    const int item = kept ? candidates_.Item(i_, own) : 0;
-    kept = kept && !pairs_.IsHit(i_, item);
-    const int place = kept ? item : -1;
-    const Element* rows[kTogether];
-#pragma unroll
-    for (int q = 0; q < kTogether; ++q) {
-      const int j = Group::From(place, q);
-      rows[q] = j < 0 ? nullptr : pairs_.ItemRow(j);
-    }
-    const T item_inverse = kept ? pairs_.ItemInverse(item) : T(0);
-    const T score = Cosine(row_.Meet(rows), user_inverse_, item_inverse);
-    const auto pair = pairs_.Reweight(positive_, score);
-    T exponent = pairs_.Exponent(pair.score, reference_, kept ? pairs_.NegLogProb(item) : T(0));
-    if (__any_sync(kWholeWarp, kept && exponent > T(kExponentsAbove))) {
-      const T neg_log_prob = kept ? pairs_.NegLogProb(item) : T(0);
-      Raise(kept ? pairs_.Logit(pair.score, neg_log_prob) : reference_);
-      exponent = pairs_.Exponent(pair.score, reference_, neg_log_prob);
-    }
-    const T e = kept ? Exp(exponent) : T(0);
-    if (Group::Index() < kTogether) {  // The lanes behind repeat these.
-      negatives_ += e;
-      if (plan_.grad_scalars != nullptr && kept) {
-        score_sum_ += e * (pair.score - positive_);
-        hard_sum_ += pair.hard ? e * (score + T(1)) : T(0);
-      }
-    }
-    if constexpr (kGrad) row_.AddMet(kept ? (pair.hard ? e * pairs_.params.t : e) * item_inverse : T(0));
-  }
-
   // Raises the reference to the group's largest logit, if that is far above.
   __device__ __forceinline__ void Raise(T logit) {
     const T highest = Group::Max(logit);
@@ -171,20 +168,21 @@ class ScoredRow {
   T hard_sum_ = 0;        // ... of the hard ones, times (cosine + 1).
 };
 
-template <typename Row, typename Candidates, bool kGrad>
-__global__ void __launch_bounds__(kBlockThreads, 2) ScoreRowsKernel(const GatheredPlan plan) {
+template <typename Row, typename Candidates, int kSets, bool kGrad>
+__global__ void __launch_bounds__(kBlockThreads, kBlocksAtOnce<kSets>) ScoreRowsKernel(const GatheredPlan plan) {
+  using Pass = ScoredRow<Row, Candidates, kGrad>;
   constexpr int kRows = kBlockThreads / Row::kLanes;
-  __shared__ double sums[kRows][kNumSums];
+  __shared__ double sums[kSets * kRows][kNumSums];
   const int r = static_cast<int>(threadIdx.x) / Row::kLanes;
-  ScoredRow<Row, Candidates, kGrad> row(plan, int64_t{blockIdx.x} * kRows + r);
+  RowSets<Pass, kSets> rows(plan, int64_t{blockIdx.x} * (kSets * kRows) + r, kRows);
   if (plan.control->error == 0) {
-    row.Run();
-    row.Finish(sums[r]);
+    RunSets(plan, &rows);
+    rows.ForEach([r](Pass& row, int set) { row.Finish(sums[set * kRows + r]); });
   } else {
-    row.FinishBroken(sums[r]);
+    rows.ForEach([r](Pass& row, int set) { row.FinishBroken(sums[set * kRows + r]); });
   }
   AddUpRows<typename Row::T>({plan.control, plan.block_sums, plan.loss, plan.grad_scalars, plan.error_index}, sums,
-                             kRows);
+                             kSets * kRows);
 }
 
 }  // namespace fastneg::cuda

@@ -11,6 +11,8 @@ namespace fastneg::cuda {
 
 class ShuffledCandidates {
  public:
+  static constexpr bool kSorted = false;
+
   explicit __device__ ShuffledCandidates(const GatheredPlan& plan) : plan_(plan) {}
 
   // Only called where the arrays turned out to be permutations.

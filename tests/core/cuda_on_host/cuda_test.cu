@@ -383,7 +383,9 @@ int main(int argc, char**) {
                                           {40, 13, 31},
                                           {17, 6, 131},
                                           {9, 3, 1024},
-                                          {65, 17, 16}}) {
+                                          {65, 17, 16},
+                                          {130, 6, 64},
+                                          {70, 5, 128}}) {
         fastneg::CheckRolled(shape, dtype, with_all);
         fastneg::CheckShuffled(shape, dtype, with_all);
       }
