@@ -49,6 +49,11 @@ def main() -> int:
         path, program = machine.build(options.build, log)
     log.line(f"built in {time.perf_counter() - begin:.0f} s")
     kernels = library.Library(path)
+    variants = {}
+    if "times" in options.only and not rehearsal:
+        folder = options.build / "rows_alone"
+        other, _ = machine.build(folder, log, flags=machine.ROWS_ALONE)
+        variants["graph, rows alone"] = library.Library(other)
     sections = [f"# The CUDA kernels on {facts['gpu']}", report.table(("", ""), _rows(facts))]
     holds = True
     if "correctness" in options.only:
@@ -60,7 +65,7 @@ def main() -> int:
         sections.append(text)
         holds &= fine
     if "times" in options.only:
-        text, samples = _times(kernels, device, log, rehearsal, options.workload_seconds)
+        text, samples = _times(kernels, variants, device, log, options.workload_seconds)
         sections.append(text)
         facts["times"] = samples
     facts["holds"] = holds
@@ -74,13 +79,15 @@ def main() -> int:
 def _correctness(
     kernels: library.Library, device: Any, log: report.Log, rehearsal: bool
 ) -> tuple[str, bool]:
-    from gpu import correctness, timing
+    from gpu import correctness, large, timing
 
     small = {"shapes": [(33, 9, 32), (7, 3, 31)], "scores": [(9, 5)]} if rehearsal else {}
     findings = [
         *correctness.check_refusals(kernels, device),
         *correctness.check(kernels, device, **small),
     ]
+    tiny = large.Size(20, 4, 16, 3)
+    findings += large.check(kernels, device, (tiny, tiny, tiny) if rehearsal else None)
     if not rehearsal:
         for shape in timing.WORKLOADS[:2]:
             for dtype in timing.DTYPES:
@@ -115,12 +122,16 @@ def _sanitizer(program: Path, log: report.Log, seconds: float) -> tuple[str, boo
 
 
 def _times(
-    kernels: library.Library, device: Any, log: report.Log, rehearsal: bool, seconds: float
+    kernels: library.Library,
+    variants: dict[str, library.Library],
+    device: Any,
+    log: report.Log,
+    seconds: float,
 ) -> tuple[str, Any]:
     import torch
     from gpu import timing
 
-    if rehearsal:
+    if device.type == "cpu":
         workloads: Any = ((40, 5, 16),)
         cache_bytes, copy_bytes = 1 << 12, 1 << 20
     else:
@@ -133,7 +144,7 @@ def _times(
     for shape in workloads:
         for dtype in timing.DTYPES:
             inputs = timing.make_inputs(shape, dtype, device, cache_bytes)
-            makers = timing.contenders(kernels, device)
+            makers = timing.contenders(kernels, device, variants)
             measured = timing.measure(inputs, makers, device, seconds=seconds)
             for one in measured:
                 log.detail(f"{shape} {dtype} {one}")

@@ -49,7 +49,7 @@ def times_table(results: "Results", bandwidth: float) -> str:
         others = [
             m.time_ms
             for m in all_measured
-            if not m.contender.startswith("fastneg") and m.samples_ms
+            if not m.contender.startswith(("fastneg", "variant")) and m.samples_ms
         ]
         least_seconds = inputs.least_bytes / bandwidth
         rows.append(

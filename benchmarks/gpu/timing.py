@@ -133,6 +133,7 @@ def fastneg_graph(kernels: library.Library) -> Maker:
 
     def make(inputs: Inputs) -> Callable[[int], Any]:
         prepared = _prepared(kernels, inputs)
+        prepared[0].launch()  # What is loaded when it is first used cannot be loaded into a graph.
         graphs = []
         torch.cuda.synchronize()
         for call in prepared:
@@ -247,11 +248,15 @@ class _JaxLoss:
         return float(self._loss)
 
 
-def contenders(kernels: library.Library, device: torch.device) -> dict[str, Maker]:
-    """Everything that is timed, by name."""
+def contenders(
+    kernels: library.Library, device: torch.device, variants: dict[str, library.Library]
+) -> dict[str, Maker]:
+    """Everything that is timed, by name; `variants` are other builds of the kernels."""
     makers: dict[str, Maker] = {"fastneg": fastneg_call(kernels)}
     if device.type == "cuda":
         makers["fastneg, graph"] = fastneg_graph(kernels)
+        for name, variant in variants.items():
+            makers[f"variant, {name}"] = fastneg_graph(variant)
     makers["PyTorch, gathered"] = torch_composition("gather")
     makers["PyTorch, all products"] = torch_composition("product")
     makers["torch.compile"] = torch_composition("gather", compiled=True)

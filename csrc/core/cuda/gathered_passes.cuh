@@ -12,7 +12,7 @@
 
 namespace fastneg::cuda {
 
-// Rows of a block that takes its rows in sets (row_sets.cuh), and how many such blocks there have to be.
+// Rows of a block, at most, that takes its rows in sets (row_sets.cuh), and how many such blocks there have to be.
 constexpr int kNeighbours = 64;
 #if !defined(FASTNEG_CUDA_BLOCKS_FOR_ALL)
 #define FASTNEG_CUDA_BLOCKS_FOR_ALL 128  // Tests choose a small number, for small problems.
@@ -31,12 +31,10 @@ Status LaunchRowPasses(const GatheredPlan& plan, Stream stream) {
   return Launch(GatherItemGradsKernel<Row, Candidates, kSets>, blocks, kBlockThreads, stream, plan);
 }
 
-// Whether a block should take so many rows that they find each other's candidates in the first-level cache: a row at
-// least two of them, and blocks enough for every multiprocessor of a large GPU.
-template <typename Candidates>
-bool AreNeighbours(const GatheredPlan& plan) {
-  return Candidates::kSorted && int64_t{plan.num_candidates} * kNeighbours >= 2 * int64_t{plan.batch_size} &&
-         plan.batch_size >= kNeighbours * kBlocksForAll;
+// Whether blocks of `rows` rows are worth it: a row finds at least one other that meets the same candidates, and there
+// are blocks enough for every multiprocessor of a large GPU.
+inline bool AreNeighbours(const GatheredPlan& plan, int64_t rows) {
+  return plan.num_candidates * rows >= 2 * int64_t{plan.batch_size} && plan.batch_size >= rows * kBlocksForAll;
 }
 
 template <typename Row, typename Candidates>
@@ -47,9 +45,10 @@ Status LaunchPasses(const GatheredPlan& plan, Stream stream) {
       Launch(PrepareKernel<typename Row::Element, Row::kVec, Candidates>, prepare_blocks + candidate_blocks,
              kBlockThreads, stream, plan, static_cast<int>(prepare_blocks));
   if (status != Status::kOk) return status;
-  if constexpr (Candidates::kSorted && Row::kFewRegisters) {
-    constexpr int kSets = kNeighbours / (kBlockThreads / Row::kLanes);
-    if (AreNeighbours<Candidates>(plan)) return LaunchRowPasses<Row, Candidates, kSets>(plan, stream);
+  if constexpr (Candidates::kSorted && Row::kMostSets > 1) {
+    constexpr int kRows = kBlockThreads / Row::kLanes;
+    constexpr int kSets = kNeighbours / kRows < Row::kMostSets ? kNeighbours / kRows : Row::kMostSets;
+    if (AreNeighbours(plan, kSets * kRows)) return LaunchRowPasses<Row, Candidates, kSets>(plan, stream);
   }
   return LaunchRowPasses<Row, Candidates, 1>(plan, stream);
 }

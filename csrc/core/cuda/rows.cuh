@@ -40,8 +40,8 @@ class RegisterRow {
   using Group = Lanes<kLaneCount>;
   static constexpr int kVec = kVecElements;
   static constexpr int kLanes = kLaneCount;
-  // So few that a group can hold several rows at once.
-  static constexpr bool kFewRegisters = kVec > 1 && kLanes >= 16 && kChunks == 1;
+  // Rows that a group can hold at once: 32 elements of each of a lane's rows, and 32 of their sums.
+  static constexpr int kMostSets = kVec > 1 && kLanes >= 16 && kChunks == 1 ? 32 / kVec : 1;
   // Rows met at a time. Their loads are in flight together.
   static constexpr int kTogether = kChunks >= 4 ? 4 : 8 / kChunks;
 
@@ -166,7 +166,7 @@ class MemoryRow {
   using Group = Lanes<kWarpSize>;
   static constexpr int kVec = kVecElements;
   static constexpr int kLanes = kWarpSize;
-  static constexpr bool kFewRegisters = false;
+  static constexpr int kMostSets = 1;
   static constexpr int kTogether = 4;
 
   // `out` is where the sum is kept; null if none is wanted.
