@@ -64,8 +64,9 @@ def main() -> int:
         text, fine = _sanitizer(program, log, options.tool_seconds)
         sections.append(text)
         holds &= fine
+    deadline = begin + options.seconds
     if "times" in options.only:
-        text, samples = _times(kernels, variants, device, log, options.workload_seconds)
+        text, samples = _times(kernels, variants, device, log, options.workload_seconds, deadline)
         sections.append(text)
         facts["times"] = samples
     facts["holds"] = holds
@@ -127,6 +128,7 @@ def _times(
     device: Any,
     log: report.Log,
     seconds: float,
+    deadline: float,
 ) -> tuple[str, Any]:
     import torch
     from gpu import timing
@@ -143,6 +145,9 @@ def _times(
     results = []
     for shape in workloads:
         for dtype in timing.DTYPES:
+            if time.perf_counter() > deadline:
+                log.line(f"{shape} {dtype}: not run, there is no time left")
+                continue
             inputs = timing.make_inputs(shape, dtype, device, cache_bytes)
             makers = timing.contenders(kernels, device, variants)
             measured = timing.measure(inputs, makers, device, seconds=seconds)
@@ -153,6 +158,8 @@ def _times(
             results.append((inputs, measured))
             if device.type == "cuda":
                 torch.cuda.empty_cache()
+    if not results:
+        return "Times: none, there was no time.", []
     text = "\n\n".join(
         [
             "Milliseconds for a loss and both gradients (medians; for half types our gradients are "
@@ -181,6 +188,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", choices=PHASES, default=PHASES)
     parser.add_argument("--tool-seconds", type=float, default=90, help="for a sanitizer's tool")
     parser.add_argument("--workload-seconds", type=float, default=8, help="for timing a workload")
+    parser.add_argument(
+        "--seconds", type=float, default=3600, help="after which no workload's timing begins"
+    )
     parser.add_argument(
         "--rehearse",
         type=Path,

@@ -4,10 +4,9 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from cuda_fixtures import kernels, kernels_of_session  # noqa: F401
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-
-pytest_plugins = ["cuda_fixtures"]
 
 BACKENDS = ("native", "numba", "reference")
 

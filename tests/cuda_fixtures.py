@@ -7,14 +7,15 @@ import pytest
 
 
 @pytest.fixture(scope="session")
-def _kernels(tmp_path_factory: pytest.TempPathFactory) -> cuda_on_host.Kernels:
+def kernels_of_session(tmp_path_factory: pytest.TempPathFactory) -> cuda_on_host.Kernels:
+    """The kernels, built once."""
     if (reason := cuda_on_host.why_not()) is not None:
         pytest.skip(reason)
     return cuda_on_host.Kernels(cuda_on_host.build(tmp_path_factory.mktemp("cuda_on_host")))
 
 
 @pytest.fixture
-def kernels(_kernels: cuda_on_host.Kernels) -> Iterator[cuda_on_host.Kernels]:
+def kernels(kernels_of_session: cuda_on_host.Kernels) -> Iterator[cuda_on_host.Kernels]:
     """The kernels on the host, blocks and threads in the order of their numbers."""
-    yield _kernels
-    _kernels.set_order(0)
+    yield kernels_of_session
+    kernels_of_session.set_order(0)

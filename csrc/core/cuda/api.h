@@ -14,7 +14,8 @@
 // Determinism: the same inputs give the same bits, on any device of the same architecture. Sums over rows are formed in
 // an order that follows the sizes alone; no float is added atomically.
 //
-// Limits beyond those of core/api.h: B, D and K below 2^31 - 1 (products may be larger). `executor` is not used. Rows
+// Limits beyond those of core/api.h: B and K at most 2^31 - 64, D at most 2^30 (their products may be larger, and those
+// of P and K too). `executor` is not used. Rows
 // whose squares overflow count as zero rows, as the square root of infinity makes them in tf.nn.l2_normalize.
 #ifndef FASTNEG_CORE_CUDA_API_H_
 #define FASTNEG_CORE_CUDA_API_H_

@@ -12,7 +12,8 @@ namespace {
 using cpu::CeilDiv;
 using cpu::ComputeBytes;
 
-constexpr int64_t kMostRows = INT32_MAX - 1;
+// Rows and candidates are numbered with 32 bits, with room for steps beyond the last.
+constexpr int64_t kMostRows = (int64_t{1} << 31) - 64;
 constexpr int64_t kLongestRow = 1 << 30;
 
 size_t StorageBytes(DType dtype) { return dtype == DType::kFloat64 ? 8 : dtype == DType::kFloat32 ? 4 : 2; }
