@@ -11,7 +11,9 @@
 function(fastneg_find_cuda)
   set(FASTNEG_CUDA_PROBLEM "" PARENT_SCOPE)
   if(NOT FASTNEG_CUDA)
-    set(FASTNEG_CUDA_PROBLEM "FASTNEG_CUDA is OFF, its default until an operation uses them (CMAKE_ARGS=-DFASTNEG_CUDA=AUTO pip install .)" PARENT_SCOPE)
+    string(CONCAT problem "FASTNEG_CUDA is OFF, its default until an operation uses them "
+      "(CMAKE_ARGS=-DFASTNEG_CUDA=AUTO pip install . builds them)")
+    set(FASTNEG_CUDA_PROBLEM "${problem}" PARENT_SCOPE)
     return()
   endif()
   if(CMAKE_VERSION VERSION_LESS 3.23)

@@ -32,6 +32,7 @@ class Size:
 ROLLED = Size(1024, 20, 64, 33_000)  # 2.2e9 elements of embeddings.
 SHUFFLED = Size(1024, 1100, 8, 2_000)  # 2.3e9 entries of permutations.
 SCORED = Size(1024, 1000, 0, 2_200)  # 2.3e9 scores.
+NEEDED_BYTES = 48 << 30
 
 
 def check(

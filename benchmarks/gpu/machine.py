@@ -42,7 +42,7 @@ def describe() -> dict[str, Any]:
         "gpu": properties.name,
         "compute_capability": f"{properties.major}.{properties.minor}",
         "multiprocessors": properties.multi_processor_count,
-        "l2_mib": properties.L2_cache_size / 2**20,
+        "l2_mib": l2_bytes() / 2**20,
         "memory_gib": round(properties.total_memory / 2**30, 1),
         "cuda": torch.version.cuda,
         "torch": torch.__version__,
@@ -57,6 +57,13 @@ def describe() -> dict[str, Any]:
 
 # Never as many blocks as that: every row by itself, however close the shifts.
 ROWS_ALONE = "-DFASTNEG_CUDA_BLOCKS_FOR_ALL=33554431"
+
+
+def l2_bytes() -> int:
+    """The size of the GPU's second-level cache; a guess where PyTorch does not tell."""
+    import torch
+
+    return int(getattr(torch.cuda.get_device_properties(0), "L2_cache_size", 64 << 20))
 
 
 def build(folder: Path, log: Any, *, flags: str = "") -> tuple[Path, Path]:
