@@ -41,7 +41,7 @@ class RegisterRow {
   static constexpr int kVec = kVecElements;
   static constexpr int kLanes = kLaneCount;
   // Rows that a group can hold at once: 32 elements of each of a lane's rows, and 32 of their sums.
-  static constexpr int kMostSets = kVec > 1 && kLanes >= 16 && kChunks == 1 ? 32 / kVec : 1;
+  static constexpr int kMostSets = kVec > 1 && kChunks == 1 ? 32 / kVec : 1;
   // Rows met at a time. Their loads are in flight together.
   static constexpr int kTogether = kChunks >= 4 ? 4 : 8 / kChunks;
 
