@@ -1,5 +1,6 @@
 """Which backend computes the losses, and what there is to know about this installation."""
 
+import importlib
 import os
 import platform
 import threading
@@ -128,7 +129,7 @@ def build_info() -> dict[str, Any]:
     Returns:
         A dictionary of plain values. `backend` is the name of the one in use, or None if the chosen
         one cannot be loaded; `backends` maps each name to None or to the reason why it cannot be
-        loaded.
+        loaded. `cuda` tells in words whether the CUDA kernels were built, and if not, why.
     """
     with _lock:
         chosen = _chosen()
@@ -142,13 +143,21 @@ def build_info() -> dict[str, Any]:
         "backend_chosen": chosen,
         "backend": in_use if reasons[in_use] is None else None,
         "backends": reasons,
-        "cuda": False,
+        "cuda": _describe_cuda(),
     }
     for name in backends.NAMES:
         if reasons[name] is None:
             for key, value in backends.load(name).describe().items():
                 info[f"{name}_{key}"] = value
     return info
+
+
+def _describe_cuda() -> str:
+    try:
+        problem = importlib.import_module("fastneg._build_info").CUDA_PROBLEM
+    except (ImportError, AttributeError):
+        return "not built"
+    return f"not built: {problem}" if problem else "built; no operation uses it yet"
 
 
 def show_config() -> None:

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from cuda_fixtures import kernels, kernels_of_session  # noqa: F401
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 

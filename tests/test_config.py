@@ -132,6 +132,7 @@ def test_build_info(backend: str) -> None:
     assert info["version"] == fastneg.__version__
     assert set(info["backends"]) == {"native", "numba", "reference"}
     assert info["backends"][backend] is None
+    assert info["cuda"].startswith(("not built", "built; no operation uses it yet"))
 
 
 def test_show_config_prints_every_fact(capsys: pytest.CaptureFixture[str]) -> None:

@@ -45,6 +45,8 @@ enum class Status : int32_t {
   kIsaUnavailable,     // FASTNEG_ISA names an instruction set that this build or machine lacks.
   kZeroTemperature,    // PairwiseLogistic's temperature is 0.
   kIdOutOfRange,       // An id or a row index is not in the range that its argument names.
+  kNoDevice,           // CUDA only: no driver or no device.
+  kDeviceFailure,      // CUDA only: CUDA refused a call.
 };
 
 // One step of a parallel computation: `task(context, first_index + n)` for n = 0 .. num_tasks - 1, in any order.

@@ -1,0 +1,1 @@
+"""What `benchmarks/gpu_proof.py` is made of."""
