@@ -284,9 +284,9 @@ def describe_difference(
 ) -> str | None:
     """Says what is wrong with a result, or None if it agrees with the truth.
 
-    The loss must agree to `loss_tolerance` relative. An element of a gradient may be off by 1e-4 of its own
-    size plus the gradient's root mean square: some ten times what float32 makes of a gamma of 20,
-    and far below any mistake. A gradient in a half type may have that type's rounding.
+    The loss must agree to `loss_tolerance` relative. An element of a gradient may be off by 1e-4 of
+    its own size plus the gradient's root mean square: some ten times what float32 makes of a gamma
+    of 20, and far below any mistake. A gradient in a half type may have that type's rounding.
     """
     import numpy as np
 

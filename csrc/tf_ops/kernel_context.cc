@@ -162,6 +162,10 @@ std::string CoreStatusText(Status status) {
       return "the temperature must not be 0";
     case Status::kIdOutOfRange:
       return "every id must be in its range";
+    case Status::kNoDevice:
+      return "there must be a CUDA device";
+    case Status::kDeviceFailure:
+      return "CUDA must not refuse a call";
   }
   return "unknown status";
 }
