@@ -22,7 +22,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Adds the options of this folder."""
     group = parser.getgroup("fastneg benchmarks")
     group.addoption("--losses", help="which losses, by their stems (;); all without it")
-    group.addoption("--quick", action="store_true", help="small sizes, under a minute")
+    group.addoption("--quick", action="store_true", help="small sizes, two minutes")
     group.addoption("--workloads", help='sizes to run, as in the table, separated by ";"')
     group.addoption("--contenders", help="run only those whose name contains one of these (;)")
     group.addoption("--save-results", help="write results/LOSS-NAME.json and .md")
