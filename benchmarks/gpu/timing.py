@@ -6,6 +6,7 @@ cache. Before a contender is timed, its loss is compared with the float64 compos
 """
 
 import dataclasses
+import functools
 import gc
 import math
 import os
@@ -309,7 +310,7 @@ def measure(
             if result.contender not in steps:
                 continue
             step, loop = steps[result.contender], loops[result.contender]
-            work = lambda step=step, loop=loop: _loop(step, loop, len(inputs.sets))  # noqa: E731
+            work = functools.partial(_loop, step, loop, len(inputs.sets))
             by_host = result.contender == "JAX jit"  # It has a stream of its own.
             result.samples_ms.append(clock.time(work, by_host=by_host) / loop)
         if turn >= 2 and time.perf_counter() - begin > seconds:

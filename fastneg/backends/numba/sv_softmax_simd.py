@@ -141,12 +141,13 @@ def largest_score(typingctx, negatives, start, size, positive, t, threshold, sig
 def exponentiate_row(
     typingctx, negatives, start, size, positive, reference, smooth, t, threshold, out, at, scalars
 ):
-    """Sums over `size` negatives c from `start` on, of which at least a vector's lanes lie before
-    the end of their row; s is the score, e = exp(smooth (s - reference)).
+    """Exponentials of `size` negatives from `start` on, and sums of them.
 
-    Returns the sums of e and, with the literal True for `scalars`, of e (s - reference) and of
-    e (c + 1) where c is hard. `out`, from `at` on, gets e, times t where c is hard.
-    """  # noqa: D205
+    At least a vector's lanes of them lie before the end of their row. With c a negative and s its
+    score, e = exp(smooth (s - reference)). Returns the sums of e and, with the literal True for
+    `scalars`, of e (s - reference) and of e (c + 1) where c is hard. `out`, from `at` on, gets e,
+    times t where c is hard.
+    """
     if not isinstance(scalars, types.BooleanLiteral):
         return None
     scalar = negatives.dtype
