@@ -26,6 +26,13 @@ target_compile_options(fastneg_core_options INTERFACE
 # What is compiled once for each instruction set.
 file(GLOB kernel_sources CONFIGURE_DEPENDS csrc/core/cpu/*_kernels.cc csrc/core/cpu/kernel_table.cc)
 
+# Their vectors are written out and their loops unrolled by hand. What -O3 adds to that comes from peeling, and the rest
+# of it takes the compiler half as long again.
+set(heavy_sources ${kernel_sources})
+list(FILTER heavy_sources INCLUDE REGEX "(rolled_softmax|shuffled_cosine|sampled_softmax|sv_softmax)_kernels")
+set_source_files_properties(${heavy_sources} PROPERTIES
+  COMPILE_OPTIONS "$<$<AND:$<CONFIG:Release>,$<CXX_COMPILER_ID:GNU>>:-O2;-fpeel-loops>")
+
 # fastneg_add_isa(<name> <namespace> <flags>...): one object library with the kernels of one instruction set.
 # Adds it to FASTNEG_CORE_OBJECTS and FASTNEG_ISAS.
 function(fastneg_add_isa name namespace)
@@ -103,8 +110,11 @@ else()
   file(GLOB python_sources CONFIGURE_DEPENDS csrc/python/*.cc)
   pybind11_add_module(fastneg_python MODULE NO_EXTRAS ${python_sources} ${FASTNEG_CORE_OBJECTS})
   target_link_libraries(fastneg_python PRIVATE fastneg_options Threads::Threads)
+  target_compile_options(fastneg_python PRIVATE -O1)
+  # One unit: reading pybind11's headers takes the compiler far longer than all the rest.
   set_target_properties(fastneg_python PROPERTIES
-    OUTPUT_NAME _core LIBRARY_OUTPUT_DIRECTORY "${FASTNEG_OUTPUT_DIR}" SKIP_BUILD_RPATH ON)
+    OUTPUT_NAME _core LIBRARY_OUTPUT_DIRECTORY "${FASTNEG_OUTPUT_DIR}" SKIP_BUILD_RPATH ON
+    UNITY_BUILD ON UNITY_BUILD_BATCH_SIZE 0)
   if(NOT APPLE)
     target_link_options(fastneg_python PRIVATE -Wl,-z,nodelete)
   endif()

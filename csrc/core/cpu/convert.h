@@ -95,7 +95,7 @@ FASTNEG_INLINE Vec<float> WidenBits(HalfBits bits, Float16) {
 #elif defined(__F16C__)
   return reinterpret_cast<Vec<float>>(_mm256_cvtph_ps(reinterpret_cast<__m128i>(bits)));
 #else
-  Vec<float> v;
+  Vec<float> v{};
   for (int l = 0; l < kLanes<float>; ++l) v[l] = Widen(Float16{bits[l]});
   return v;
 #endif

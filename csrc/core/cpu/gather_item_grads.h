@@ -25,7 +25,7 @@ FASTNEG_INLINE void AddNonzero(const WeightedSum<T>& sum, int64_t dim, bool add,
     offsets[used] = sum.offsets[k];
     used += weights[used] != 0;
   }
-  AddWeightedRows<T, 1>({weights, nullptr, sum.rows, offsets, sum.row_stride, used}, dim, add, out);
+  CallAddWeightedRow<T>({weights, nullptr, sum.rows, offsets, sum.row_stride, used}, dim, add, out);
 }
 
 template <typename T, typename Candidates>

@@ -60,11 +60,16 @@ FASTNEG_INLINE Vec<T> DotsInBlocks(const T* const* queries, const T* candidates,
 
 template <typename T, int kQueries>
 FASTNEG_INLINE Vec<T> Dots(const T* const* queries, const T* candidates, const int64_t* offsets, int64_t chunks) {
-  if (chunks == 4) return DotsInBlocks<T, kQueries, 4>(queries, candidates, offsets, 1);
-  if (chunks == 8) return DotsInBlocks<T, kQueries, 4>(queries, candidates, offsets, 2);
   if (chunks % 4 == 0) return DotsInBlocks<T, kQueries, 4>(queries, candidates, offsets, chunks / 4);
   if (chunks % 2 == 0) return DotsInBlocks<T, kQueries, 2>(queries, candidates, offsets, chunks / 2);
   return DotsInBlocks<T, kQueries, 1>(queries, candidates, offsets, chunks);
+}
+
+// The same, for callers that are not worth a copy of all that code.
+template <typename T, int kQueries>
+__attribute__((noinline)) Vec<T> CallDots(const T* const* queries, const T* candidates, const int64_t* offsets,
+                                          int64_t chunks) {
+  return Dots<T, kQueries>(queries, candidates, offsets, chunks);
 }
 
 // How sums over rows are formed, everywhere in this file: each element in the order of k, starting from what is there.
@@ -151,6 +156,12 @@ FASTNEG_INLINE void AddWeightedRows(const WeightedSum<T>& sum, int64_t dim, bool
   } else if (dim > d) {
     WeightedChunks<T, 1, kRows, false>(sum, d, dim, add, out);
   }
+}
+
+// The same for one row, for callers that are not worth a copy of all that code.
+template <typename T>
+__attribute__((noinline)) void CallAddWeightedRow(const WeightedSum<T>& sum, int64_t dim, bool add, T* out) {
+  AddWeightedRows<T, 1>(sum, dim, add, out);
 }
 
 // Dots of one row that is kChunks vectors long, each reduced as soon as its loads are there. The same bits as Dots.

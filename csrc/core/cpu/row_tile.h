@@ -183,7 +183,7 @@ class RowTile {
       int64_t items[kL], offsets[kL];
       group.Items(i, items);
       group.ItemOffsets(i, offsets);
-      const Vec<T> score = Dots<T, 1>(&query, Item(i), offsets, chunks);
+      const Vec<T> score = CallDots<T, 1>(&query, Item(i), offsets, chunks);
       const auto hard = IsHard<Vec<T>>(Broadcast(positive[r]), score);
       Vec<T> logit = params.gamma * (hard ? HardScore(score, params) : score) + facts.GatherNegLogProb(items);
       int64_t own_rows[kL];

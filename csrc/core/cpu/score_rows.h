@@ -15,19 +15,19 @@ namespace fastneg::cpu::FASTNEG_ISA_NAMESPACE {
 // A vector of pairs waits twice: its exponentials come right before the scores of the next vector, so that their long
 // chain of arithmetic hides behind the loads of those, and its part of the gradient right after, when the exponentials
 // are there and its rows are still in the first-level cache.
-//
-// kChunks is the length of prepared rows in vectors, or 0 for one that is known only now.
-template <typename T, typename Candidates, int kChunks>
+template <typename T, typename Candidates>
 class CandidateSweep {
  public:
   CandidateSweep(const GatheredPlan& plan, const Candidates& candidates, RowTile<T, Candidates>* tile)
-      : plan_(plan), candidates_(candidates), tile_(*tile), chunks_(kChunks > 0 ? kChunks : tile->chunks) {}
+      : plan_(plan), candidates_(candidates), tile_(*tile) {}
 
-  void Run() {
+  // kChunks is the length of prepared rows in vectors, or 0 for one that is known only now.
+  template <int kChunks>
+  FASTNEG_INLINE void Run() {
     for (int64_t k = 0; k < plan_.num_candidates;) {
       const int64_t left = plan_.num_candidates - k;
       if (left > kL / 2 || kL < 4) {
-        k += Wide(k, left);
+        k += Wide<kChunks>(k, left);
       } else if (left > kL / 4) {
         k += Narrow<2>(k, left);
       } else if (left > 1) {
@@ -42,6 +42,10 @@ class CandidateSweep {
   static constexpr int kL = kLanes<T>;
   static constexpr int kGroups = 2;  // Vectors of candidates that a row meets at most before the next row does.
 
+  // Up to four candidates, as many as there are by default, deserve loops of their own.
+  template <int kQueries>
+  static constexpr bool kIsCommon = kL / kQueries == 4;
+
   // A vector of scores on its way to a part of the user gradient.
   struct Pending {
     bool scored = false;   // `score` waits for its exponentials.
@@ -54,6 +58,7 @@ class CandidateSweep {
   };
 
   // Candidates first .. first + n - 1 of every active row, n <= left; returns n.
+  template <int kChunks>
   __attribute__((noinline)) int64_t Wide(int64_t first, int64_t left) {
     using Group = typename Candidates::template Group<kL>;
     const int num_groups = left > kL + kL / 2 ? kGroups : 1;
@@ -87,8 +92,8 @@ class CandidateSweep {
           }
           const int64_t* places = offsets[g][table[g]];
           WeighPending(groups, in_use, block_weights, &pending);
-          const Vec<T> score = Scores(i, places);
-          AddPending(first > 0, &pending);
+          const Vec<T> score = Scores<kChunks>(i, places);
+          AddPending<kChunks>(first > 0, &pending);
           pending.scored = true;
           pending.group = g;
           pending.row = r;
@@ -106,17 +111,18 @@ class CandidateSweep {
         }
       }
     }
-    AddPending(first > 0, &pending);
+    AddPending<kChunks>(first > 0, &pending);
     return n;
   }
 
   // Scores of row i with the candidates at `offsets`.
+  template <int kChunks>
   FASTNEG_INLINE Vec<T> Scores(int64_t i, const int64_t* offsets) {
     const T* query = tile_.User(i);
     if constexpr (kChunks > 0) {
       return DotsOfRow<T, kChunks>(query, tile_.Item(i), offsets);
     } else {
-      return Dots<T, 1>(&query, tile_.Item(i), offsets, chunks_);
+      return CallDots<T, 1>(&query, tile_.Item(i), offsets, tile_.chunks);
     }
   }
 
@@ -135,6 +141,7 @@ class CandidateSweep {
   }
 
   // The gradient's part of pending weights, added to what is there if `add` or if it is not the row's first.
+  template <int kChunks>
   FASTNEG_INLINE void AddPending(bool add, Pending* pending) {
     if (!pending->weighed) return;
     pending->weighed = false;
@@ -149,7 +156,7 @@ class CandidateSweep {
         AddLanes<T, kChunks, false>(sum, dim, add, tile_.GradUser(i));
       }
     } else {
-      AddWeightedRows<T, 1>(sum, dim, add, tile_.GradUser(i));
+      CallAddWeightedRow<T>(sum, dim, add, tile_.GradUser(i));
     }
   }
 
@@ -245,12 +252,13 @@ class CandidateSweep {
         group.Items(i, items + q * kPerQuery);
       }
     };
-    const Vec<T> score = Dots<T, kQueries>(queries, tile_.Item(0), vector->offsets, chunks_);
+    const Vec<T> score = kIsCommon<kQueries>
+                             ? Dots<T, kQueries>(queries, tile_.Item(0), vector->offsets, tile_.chunks)
+                             : CallDots<T, kQueries>(queries, tile_.Item(0), vector->offsets, tile_.chunks);
     const Exponentials e = Exponentiate(score, positive, reference, in_use, list);
     Store(vector->weights, e.hard ? e.value * tile_.params.t : e.value);
-#pragma GCC unroll 16
-    for (int q = 0; q < kQueries; ++q) {
-      if (q >= vector->count) break;
+#pragma GCC unroll 1
+    for (int q = 0; q < vector->count; ++q) {
       const int64_t r = vector->rows[q];
       const Vec<T> own = OwnLanes<kQueries>(q) ? e.value : Zero<T>();
       tile_.sums[r] += own;
@@ -283,7 +291,11 @@ class CandidateSweep {
       const T* weights = vector.weights + q * kPerQuery;
       for (int64_t k = 0; k < n; ++k) exp_weights[k * plan_.exp_stride + i] = weights[k];
       const WeightedSum<T> sum{weights, nullptr, tile_.Item(0), vector.offsets + q * kPerQuery, 0, n};
-      AddWeightedRows<T, 1>(sum, plan_.embedding_dim, first > 0, tile_.GradUser(i));
+      if constexpr (kIsCommon<kQueries>) {
+        AddWeightedRows<T, 1>(sum, plan_.embedding_dim, first > 0, tile_.GradUser(i));
+      } else {
+        CallAddWeightedRow<T>(sum, plan_.embedding_dim, first > 0, tile_.GradUser(i));
+      }
     }
   }
 
@@ -316,29 +328,23 @@ class CandidateSweep {
   const GatheredPlan& plan_;
   const Candidates& candidates_;
   RowTile<T, Candidates>& tile_;
-  const int64_t chunks_;
 };
+
+template <typename T, typename Candidates>
+FASTNEG_INLINE void SweepCandidates(CandidateSweep<T, Candidates> sweep, int64_t chunks) {
+  if constexpr (sizeof(T) == 4 && kVectorBytes == 64) {  // 32 registers: enough for whole rows.
+    if (chunks == 2) return sweep.template Run<2>();
+    if (chunks == 4) return sweep.template Run<4>();
+    if (chunks == 8) return sweep.template Run<8>();
+  }
+  sweep.template Run<0>();
+}
 
 template <typename T, typename Candidates>
 void ScoreRowTile(const GatheredPlan& plan, const Candidates& candidates, int64_t index) {
   RowTile<T, Candidates> tile(plan, candidates, index);
   tile.Start();
-  if constexpr (sizeof(T) == 4 && kVectorBytes == 64) {  // 32 registers: enough for whole rows.
-    switch (tile.chunks) {
-      case 2:
-        CandidateSweep<T, Candidates, 2>(plan, candidates, &tile).Run();
-        return tile.Finish();
-      case 4:
-        CandidateSweep<T, Candidates, 4>(plan, candidates, &tile).Run();
-        return tile.Finish();
-      case 8:
-        CandidateSweep<T, Candidates, 8>(plan, candidates, &tile).Run();
-        return tile.Finish();
-      default:
-        break;
-    }
-  }
-  CandidateSweep<T, Candidates, 0>(plan, candidates, &tile).Run();
+  SweepCandidates<T, Candidates>({plan, candidates, &tile}, tile.chunks);
   tile.Finish();
 }
 

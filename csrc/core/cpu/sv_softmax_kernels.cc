@@ -19,42 +19,42 @@ FASTNEG_INLINE void RunTask(const SvSoftmaxPlan& plan, int64_t task) {
   }
 }
 
-template <typename T, typename Storage, SvSoftmaxWants kWants>
-void RunWidth(const SvSoftmaxPlan& plan, int64_t task) {
+template <typename T>
+void RunShort(const SvSoftmaxPlan& plan, int64_t task) {
   const int64_t k = plan.num_negatives;
-  if (k == 0 || k > kLanes<T>) return RunTask<LongRows<T, Storage, kWants>>(plan, task);
-  if (k == 1) return RunTask<ShortRows<T, kWants, 1>>(plan, task);
-  if (k == 2) return RunTask<ShortRows<T, kWants, 2>>(plan, task);
+  if (k == 1) return RunTask<ShortRows<T, 1>>(plan, task);
+  if (k == 2) return RunTask<ShortRows<T, 2>>(plan, task);
   if constexpr (kLanes<T> >= 4) {
-    if (k <= 4) return RunTask<ShortRows<T, kWants, 4>>(plan, task);
+    if (k <= 4) return RunTask<ShortRows<T, 4>>(plan, task);
   }
   if constexpr (kLanes<T> >= 8) {
-    if (k <= 8) return RunTask<ShortRows<T, kWants, 8>>(plan, task);
+    if (k <= 8) return RunTask<ShortRows<T, 8>>(plan, task);
   }
-  if constexpr (kLanes<T> >= 16) RunTask<ShortRows<T, kWants, 16>>(plan, task);
+  if constexpr (kLanes<T> >= 16) RunTask<ShortRows<T, 16>>(plan, task);
 }
 
 template <typename T, typename Storage>
-void RunWants(const SvSoftmaxPlan& plan, int64_t task) {
-  if (plan.want_scalars) return RunWidth<T, Storage, SvSoftmaxWants::kGradsAndScalars>(plan, task);
-  if (plan.grad_neg != nullptr) return RunWidth<T, Storage, SvSoftmaxWants::kGrads>(plan, task);
-  RunWidth<T, Storage, SvSoftmaxWants::kLoss>(plan, task);
+void RunLong(const SvSoftmaxPlan& plan, int64_t task) {
+  if (plan.want_scalars) return RunTask<LongRows<T, Storage, SvSoftmaxWants::kGradsAndScalars>>(plan, task);
+  if (plan.grad_neg != nullptr) return RunTask<LongRows<T, Storage, SvSoftmaxWants::kGrads>>(plan, task);
+  RunTask<LongRows<T, Storage, SvSoftmaxWants::kLoss>>(plan, task);
 }
 
 template <typename T>
 void ScoreRows(void* context, int64_t task) {
   const FlushDenormals flush;
   const SvSoftmaxPlan& plan = *static_cast<const SvSoftmaxPlan*>(context);
+  if (plan.num_negatives > 0 && plan.num_negatives <= kLanes<T>) return RunShort<T>(plan, task);
   if constexpr (sizeof(T) == 8) {
-    RunWants<double, double>(plan, task);
+    RunLong<double, double>(plan, task);
   } else {
     switch (plan.dtype) {
       case DType::kFloat16:
-        return RunWants<float, Float16>(plan, task);
+        return RunLong<float, Float16>(plan, task);
       case DType::kBFloat16:
-        return RunWants<float, BFloat16>(plan, task);
+        return RunLong<float, BFloat16>(plan, task);
       default:
-        return RunWants<float, float>(plan, task);
+        return RunLong<float, float>(plan, task);
     }
   }
 }

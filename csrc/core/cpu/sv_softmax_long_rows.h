@@ -9,6 +9,9 @@
 
 namespace fastneg::cpu::FASTNEG_ISA_NAMESPACE {
 
+// What a call wants. Scalars: of smooth, margin and t.
+enum class SvSoftmaxWants { kLoss, kGrads, kGradsAndScalars };
+
 template <typename T, typename Storage, SvSoftmaxWants kWants>
 class LongRows {
  public:
@@ -184,7 +187,7 @@ class LongRows {
     }
   }
 
-  const RowFinish<T, kWants> finish_;
+  const RowFinish<T> finish_;
   const ScoredParams<T> params_;
   const int64_t k_;
   const Storage* const pos_;

@@ -9,9 +9,6 @@
 
 namespace fastneg::cpu::FASTNEG_ISA_NAMESPACE {
 
-// What a call wants. Scalars: of smooth, margin and t.
-enum class SvSoftmaxWants { kLoss, kGrads, kGradsAndScalars };
-
 constexpr double kLog2E = 1.44269504088896340736;
 
 // How far above its reference, as a power of 2, a row's largest exponential may be.
@@ -42,8 +39,8 @@ struct RowSums {
   Vec<T> positive;   // p: score, less margin.
   Vec<T> reference;  // r: no logit is below the positive's.
   Vec<T> negatives;  // sum e_k
-  Vec<T> leads;      // sum e_k (s_k - r)
-  Vec<T> hard;       // sum over hard negatives of e_k (c_k + 1)
+  Vec<T> leads{};    // sum e_k (s_k - r)
+  Vec<T> hard{};     // sum over hard negatives of e_k (c_k + 1)
 };
 
 // As many float64 numbers as a vector of T has lanes.
@@ -83,12 +80,9 @@ class BlockSums {
 };
 
 // From sums to results.
-template <typename T, SvSoftmaxWants kWants>
+template <typename T>
 class RowFinish {
  public:
-  static constexpr bool kGrads = kWants != SvSoftmaxWants::kLoss;
-  static constexpr bool kScalars = kWants == SvSoftmaxWants::kGradsAndScalars;
-
   explicit RowFinish(const SvSoftmaxPlan& plan)
       : smooth_(T(plan.smooth)),
         exponent_scale_(T(plan.smooth * kLog2E)),
@@ -96,7 +90,8 @@ class RowFinish {
         factor_(T(plan.inverse_count * plan.smooth)),
         weights_(static_cast<const T*>(plan.weights)),
         grad_pos_(static_cast<T*>(plan.grad_pos)),
-        grad_weights_(static_cast<T*>(plan.grad_weights)) {}
+        grad_weights_(static_cast<T*>(plan.grad_weights)),
+        want_scalars_(plan.want_scalars) {}
 
   // Whether row i is read at all: one of weight 0 has a loss to tell its weight, and nothing else.
   FASTNEG_INLINE bool IsRead(int64_t i) const {
@@ -126,10 +121,10 @@ class RowFinish {
     if (grad_weights_ != nullptr) {
       StoreValid(grad_weights_ + first, inverse_count_ == T(0) ? zero : loss * inverse_count_, count);
     }
-    if constexpr (!kGrads) return zero;
+    if (grad_pos_ == nullptr) return zero;
     const Vec<T> scale = counts ? weight * factor_ * inverse : zero;
     StoreValid(grad_pos_ + first, counts ? -(rows.negatives * scale) : zero, count);
-    if constexpr (kScalars) {
+    if (want_scalars_) {
       block->Add(1, weight, counts ? (rows.leads + rows.negatives * behind) * inverse : zero);
       block->Add(2, weight, counts ? rows.negatives * inverse * smooth_ : zero);
       block->Add(3, weight, counts ? rows.hard * inverse * smooth_ : zero);
@@ -142,6 +137,7 @@ class RowFinish {
   const T* const weights_;
   T* const grad_pos_;
   T* const grad_weights_;
+  const bool want_scalars_;
 };
 
 // A vector of negatives, re-weighted against their rows' positives.

@@ -9,7 +9,7 @@
 
 namespace fastneg::cpu::FASTNEG_ISA_NAMESPACE {
 
-template <typename T, SvSoftmaxWants kWants, int kWidth>
+template <typename T, int kWidth>
 class ShortRows {
  public:
   explicit ShortRows(const SvSoftmaxPlan& plan) : plan_(plan), finish_(plan), params_(plan), k_(plan.num_negatives) {
@@ -50,8 +50,6 @@ class ShortRows {
  private:
   static constexpr int kL = kLanes<T>;
   static constexpr int kRows = kL / kWidth;  // In a vector.
-  static constexpr bool kGrads = kWants != SvSoftmaxWants::kLoss;
-  static constexpr bool kScalars = kWants == SvSoftmaxWants::kGradsAndScalars;
 
   FASTNEG_INLINE bool IsHalf() const { return plan_.dtype == DType::kFloat16 || plan_.dtype == DType::kBFloat16; }
 
@@ -112,50 +110,54 @@ class ShortRows {
     }
     rows.reference = sign * Greater<T>(RowMaxima(work), sign * rows.positive);
 
-    Vec<T> waiting[kWidth], leads[kWidth], hard_parts[kWidth];
+    Vec<T> waiting[kWidth];
 #pragma GCC unroll 4
     for (int v = 0; v < kWidth; ++v) {
-      const Vec<T> lead = scores[v] - PerElement(rows.reference, v);
-      const Vec<T> e = UsedOr(Exp2<T>(params.exponent_scale * lead), Zero<T>());
+      const Vec<T> e = UsedOr(Exp2<T>(params.exponent_scale * (scores[v] - PerElement(rows.reference, v))), Zero<T>());
       work[v] = e;
-      if constexpr (kGrads) waiting[v] = hard[v] ? e * params.sv.t : e;
-      if constexpr (kScalars) {
-        leads[v] = UsedOr(e * lead, Zero<T>());
-        hard_parts[v] = UsedOr(hard[v] ? e * (Negatives(neg, v) + T(1)) : Zero<T>(), Zero<T>());
-      }
+      waiting[v] = hard[v] ? e * params.sv.t : e;
     }
-    rows.negatives = RowTotals(work);
-    if constexpr (kScalars) {
+    if (plan_.want_scalars) {
+      Vec<T> leads[kWidth], hard_parts[kWidth];
+#pragma GCC unroll 4
+      for (int v = 0; v < kWidth; ++v) {
+        leads[v] = UsedOr(work[v] * (scores[v] - PerElement(rows.reference, v)), Zero<T>());
+        hard_parts[v] = UsedOr(hard[v] ? work[v] * (Negatives(neg, v) + T(1)) : Zero<T>(), Zero<T>());
+      }
       rows.leads = RowTotals(leads);
       rows.hard = RowTotals(hard_parts);
     }
+    rows.negatives = RowTotals(work);
     const Vec<T> scale = finish_.Finish(first, count, rows, block);
-    if constexpr (kGrads) {
-      Mask<T> counts{};
-      bool all_count = true;
-      if (plan_.weights != nullptr) {
-        for (int64_t l = 0; l < count; ++l) counts[l] = finish_.Counts(first + l) ? -1 : 0;
-        for (int64_t l = 0; l < count; ++l) all_count &= counts[l] != 0;
-      }
+    if (grad != nullptr) WriteGrads(first, count, waiting, scale, grad);
+  }
+
+  // Gradients of `count` rows' negatives, from their exponentials and their rows' scales.
+  FASTNEG_INLINE void WriteGrads(int64_t first, int64_t count, const Vec<T>* waiting, Vec<T> scale, T* grad) const {
+    Mask<T> counts{};
+    bool all_count = true;
+    if (plan_.weights != nullptr) {
+      for (int64_t l = 0; l < count; ++l) counts[l] = finish_.Counts(first + l) ? -1 : 0;
+      for (int64_t l = 0; l < count; ++l) all_count &= counts[l] != 0;
+    }
 #pragma GCC unroll 4
-      for (int v = 0; v < kWidth; ++v) {
-        Vec<T> value = waiting[v] * PerElement(scale, v);
-        if (!all_count) {
-          const Vec<T> count = PerElement(reinterpret_cast<Vec<T>>(counts), v);
-          value = reinterpret_cast<Mask<T>>(count) ? value : Zero<T>();
-        }
-        T* out = grad + v * kRows * k_;
-        if (k_ == kWidth) {
-          Store(out, value);
-        } else {
-          StorePartial(out, Lanes<T>(value, value, pack_), kRows * k_);
-        }
+    for (int v = 0; v < kWidth; ++v) {
+      Vec<T> value = waiting[v] * PerElement(scale, v);
+      if (!all_count) {
+        const Vec<T> in_row = PerElement(reinterpret_cast<Vec<T>>(counts), v);
+        value = reinterpret_cast<Mask<T>>(in_row) ? value : Zero<T>();
+      }
+      T* out = grad + v * kRows * k_;
+      if (k_ == kWidth) {
+        Store(out, value);
+      } else {
+        StorePartial(out, Lanes<T>(value, value, pack_), kRows * k_);
       }
     }
   }
 
   const SvSoftmaxPlan& plan_;
-  const RowFinish<T, kWants> finish_;
+  const RowFinish<T> finish_;
   const ScoredParams<T> params_;
   const int64_t k_;
   // Lanes of a vector of elements: whether there is one, and where it lies in memory; and the way back.
