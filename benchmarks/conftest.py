@@ -38,8 +38,14 @@ def pytest_configure(config: pytest.Config) -> None:
     wanted = (config.getoption("--contenders") or "").split(";")
     config.boards, config.timings = {}, {}
     for stem in (config.getoption("--losses") or ";".join(SUITES)).split(";"):
+        if stem.strip() not in SUITES:
+            known = ", ".join(SUITES)
+            raise pytest.UsageError(f"--losses must be among {known}. Received: {stem!r}.")
         suite = load_suite(stem.strip())
-        workloads = suite.select(config.getoption("--workloads"), config.getoption("--quick"))
+        try:
+            workloads = suite.select(config.getoption("--workloads"), config.getoption("--quick"))
+        except ValueError as error:
+            raise pytest.UsageError(f"--workloads for {suite.stem}: {error}") from error
         contenders = {
             c.name: c for c in suite.contenders if any(part.strip() in c.name for part in wanted)
         }
