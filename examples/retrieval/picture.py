@@ -60,15 +60,6 @@ def _draw_quality(axes, runs: Sequence[tuple[TrainingRun, TrainingRun]]) -> None
             axes.plot(times, recall, line, c=color, mfc=face, marker="o", ms=4.5)
             if not run.is_complete:
                 axes.plot(times[-1:], recall[-1:], "X", c=color, ms=10)
-        if several:
-            last = fused.checkpoints[-1]
-            axes.annotate(
-                fused.size,
-                (per_minute * last.minutes, last.quality.recall),
-                xytext=(6, 4),
-                textcoords="offset points",
-                color=color,
-            )
     plain, fused = runs[0]
     entries = [("-", fused.title), ("--", plain.title)]
     if not all(run.is_complete for pair in runs for run in pair):
@@ -80,3 +71,9 @@ def _draw_quality(axes, runs: Sequence[tuple[TrainingRun, TrainingRun]]) -> None
     axes.xaxis.set_minor_formatter(ticker.NullFormatter())
     axes.set(xlabel=f"{unit} of training", ylabel="Recall@20, held-out clicks")
     axes.figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
+    if several:  # Beside the curves: their ends may lie close together.
+        sizes = [
+            axes.plot([], [], c=colors[i % len(colors)], marker="o", ms=4.5, label=fused.size)[0]
+            for i, (_, fused) in enumerate(runs)
+        ]
+        axes.figure.legend(handles=sizes, loc="outside right upper")
