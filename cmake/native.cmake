@@ -23,6 +23,44 @@ target_link_libraries(fastneg_core_options INTERFACE fastneg_options Threads::Th
 target_compile_options(fastneg_core_options INTERFACE
   -fno-exceptions -fno-rtti -ffp-contract=fast -fno-math-errno -fno-trapping-math)
 
+# The core for NumPy; the core's objects come to it further down. Its own unit takes as long as any, so it is first in
+# the order of building. Distributions pack Python's headers separately (python3-dev), so they may be missing, even
+# where scikit-build-core says that they should be.
+if(Python_INCLUDE_DIR AND NOT EXISTS "${Python_INCLUDE_DIR}/Python.h")
+  set(Python_Development.Module_FOUND FALSE)
+else()
+  find_package(Python COMPONENTS Interpreter Development.Module)
+endif()
+if(Python_Development.Module_FOUND)
+  execute_process(COMMAND "${Python_EXECUTABLE}" -m pybind11 --cmakedir
+    OUTPUT_VARIABLE pybind11_ROOT OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET)
+  set(PYBIND11_FINDPYTHON ON)
+  find_package(pybind11 CONFIG QUIET)
+endif()
+if(NOT Python_Development.Module_FOUND)
+  set(FASTNEG_CORE_PROBLEM "Python's headers (python3-dev) were not found when fastneg was installed")
+elseif(NOT pybind11_FOUND)
+  set(FASTNEG_CORE_PROBLEM "pybind11 was not found when fastneg was built")
+elseif(FASTNEG_SANITIZE)
+  set(FASTNEG_CORE_PROBLEM "it is not built with sanitizers, which are for the C++ tests")
+else()
+  file(GLOB python_sources CONFIGURE_DEPENDS csrc/python/*.cc)
+  pybind11_add_module(fastneg_python MODULE NO_EXTRAS ${python_sources})
+  target_link_libraries(fastneg_python PRIVATE fastneg_options Threads::Threads)
+  target_compile_options(fastneg_python PRIVATE -O1)
+  # One unit: reading pybind11's headers takes the compiler far longer than all the rest.
+  set_target_properties(fastneg_python PROPERTIES
+    OUTPUT_NAME _core LIBRARY_OUTPUT_DIRECTORY "${FASTNEG_OUTPUT_DIR}" SKIP_BUILD_RPATH ON
+    UNITY_BUILD ON UNITY_BUILD_BATCH_SIZE 0)
+  if(NOT APPLE)
+    target_link_options(fastneg_python PRIVATE -Wl,-z,nodelete)
+  endif()
+  set(fastneg_modules fastneg_python)
+endif()
+if(FASTNEG_CORE_PROBLEM)
+  message(STATUS "fastneg: _core is left out: ${FASTNEG_CORE_PROBLEM}.")
+endif()
+
 # What is compiled once for each instruction set.
 file(GLOB kernel_sources CONFIGURE_DEPENDS csrc/core/cpu/*_kernels.cc csrc/core/cpu/kernel_table.cc)
 
@@ -85,47 +123,12 @@ else()
   # The pool's threads run this code until the process ends, so it must never be unmapped.
   target_link_options(fastneg_ops PRIVATE -Wl,-z,nodelete)
 endif()
-set(fastneg_modules fastneg_ops)
-
-# The core for NumPy. Distributions pack Python's headers separately (python3-dev), so they may be missing, even
-# where scikit-build-core says that they should be.
-if(Python_INCLUDE_DIR AND NOT EXISTS "${Python_INCLUDE_DIR}/Python.h")
-  set(Python_Development.Module_FOUND FALSE)
-else()
-  find_package(Python COMPONENTS Interpreter Development.Module)
-endif()
-if(Python_Development.Module_FOUND)
-  execute_process(COMMAND "${Python_EXECUTABLE}" -m pybind11 --cmakedir
-    OUTPUT_VARIABLE pybind11_ROOT OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET)
-  set(PYBIND11_FINDPYTHON ON)
-  find_package(pybind11 CONFIG QUIET)
-endif()
-if(NOT Python_Development.Module_FOUND)
-  set(FASTNEG_CORE_PROBLEM "Python's headers (python3-dev) were not found when fastneg was installed")
-elseif(NOT pybind11_FOUND)
-  set(FASTNEG_CORE_PROBLEM "pybind11 was not found when fastneg was built")
-elseif(FASTNEG_SANITIZE)
-  set(FASTNEG_CORE_PROBLEM "it is not built with sanitizers, which are for the C++ tests")
-else()
-  file(GLOB python_sources CONFIGURE_DEPENDS csrc/python/*.cc)
-  pybind11_add_module(fastneg_python MODULE NO_EXTRAS ${python_sources} ${FASTNEG_CORE_OBJECTS})
-  target_link_libraries(fastneg_python PRIVATE fastneg_options Threads::Threads)
-  target_compile_options(fastneg_python PRIVATE -O1)
-  # One unit: reading pybind11's headers takes the compiler far longer than all the rest.
-  set_target_properties(fastneg_python PROPERTIES
-    OUTPUT_NAME _core LIBRARY_OUTPUT_DIRECTORY "${FASTNEG_OUTPUT_DIR}" SKIP_BUILD_RPATH ON
-    UNITY_BUILD ON UNITY_BUILD_BATCH_SIZE 0)
-  if(NOT APPLE)
-    target_link_options(fastneg_python PRIVATE -Wl,-z,nodelete)
-  endif()
-  list(APPEND fastneg_modules fastneg_python)
-endif()
-if(FASTNEG_CORE_PROBLEM)
-  message(STATUS "fastneg: _core is left out: ${FASTNEG_CORE_PROBLEM}.")
+if(TARGET fastneg_python)
+  target_sources(fastneg_python PRIVATE ${FASTNEG_CORE_OBJECTS})
 endif()
 
 if(NOT FASTNEG_IN_PLACE)
-  install(TARGETS ${fastneg_modules} LIBRARY DESTINATION fastneg)
+  install(TARGETS fastneg_ops ${fastneg_modules} LIBRARY DESTINATION fastneg)
 endif()
 
 if(FASTNEG_BUILD_TESTS)
