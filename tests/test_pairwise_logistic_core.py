@@ -80,10 +80,19 @@ def test_loss_alone_is_the_same(isa: str, name: str) -> None:
     np.testing.assert_array_equal(alone["loss"], _run(problem)["loss"])
 
 
+def test_infinite_weight_shows_in_its_own_pairs_only(isa: str) -> None:
+    weights = np.ones(24, np.float32)
+    weights[1] = np.inf  # Of the row whose only pair is with row 0.
+    logits = np.linspace(-1, 1, 24, dtype=np.float32)
+    grad = core.pairwise_logistic(np.arange(24), logits, weights=weights)["grad_logits"]
+    np.testing.assert_array_equal(np.flatnonzero(~np.isfinite(grad)), [0, 1])
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
         ({"labels": np.ones(3)}, ValueError, r"`labels` must have shape \[4\]\. Received: \[3\]"),
+        ({"labels": np.empty(4, "V0")}, TypeError, r"`labels` must be an array of numbers"),
         ({"logits": np.ones((2, 2), np.float32)}, ValueError, r"`logits` must have rank 1"),
         ({"logits": np.ones(4, np.int32)}, TypeError, r"`logits` must be float16"),
         ({"session_ids": np.arange(5)}, ValueError, r"`session_ids` must have shape \[4\]"),

@@ -42,6 +42,7 @@ void RequireShape(const py::array& array, const char* name, const std::vector<py
 }
 
 py::array WithContiguousRows(const py::array& array) {
+  if (array.itemsize() == 0) return array;  // Of a dtype that is refused by whoever asks for it.
   const bool aligned = reinterpret_cast<uintptr_t>(array.data()) % array.itemsize() == 0;
   const bool rows = array.ndim() < 2 || array.shape(0) <= 1 ||
                     (array.strides(0) >= array.shape(1) * array.itemsize() && array.strides(0) % array.itemsize() == 0);

@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "core/api.h"
+#include "core/cpu/flush_denormals.h"
 #include "core/cpu/huge_pages.h"
 #include "core/cpu/isa.h"
 #include "core/cpu/pairwise_cut.h"
@@ -158,6 +159,7 @@ int WorthwhileThreads(const PairwiseLogisticArgs& args, int num_threads) {
 }
 
 Status PairwiseLogistic(const PairwiseLogisticArgs& args) {
+  const cpu::FlushDenormals flush;
   const cpu::KernelTable* table = cpu::ActiveKernels();
   if (table == nullptr) return Status::kIsaUnavailable;
   const PairwiseKernels* kernels = table->pairwise;

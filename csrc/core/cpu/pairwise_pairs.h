@@ -61,15 +61,20 @@ FASTNEG_INLINE PairTerms<T> MeetRowsBelow(SplitPosition<T> row, T weight, const 
     Vec<T> u = Load(below.high + j) - row.high;
     if constexpr (sizeof(T) < sizeof(double)) u += Load(below.low + j) - row.low;
     PairTerms<T> terms = PairTermsOf<T, kSlopes>(u);
+    Vec<T> weighted = Zero<T>();
+    if constexpr (kSlopes) weighted = weight * terms.slope;
     if (j + kLanes<T> > below.count) {
       const Mask<T> valid = FirstLanes<T>(below.count - j);
       terms.value = valid ? terms.value : Zero<T>();
-      if constexpr (kSlopes) terms.slope = valid ? terms.slope : Zero<T>();
+      if constexpr (kSlopes) {
+        terms.slope = valid ? terms.slope : Zero<T>();
+        weighted = valid ? weighted : Zero<T>();  // Not weight * 0: the weight may be infinite.
+      }
     }
     sums.value += terms.value;
     if constexpr (kSlopes) {
       sums.slope += terms.slope;
-      Store(below.slopes + j, Load(below.slopes + j) + weight * terms.slope);
+      Store(below.slopes + j, Load(below.slopes + j) + weighted);
     }
   }
   return sums;

@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "core/api.h"
+#include "core/cpu/flush_denormals.h"
 #include "core/cpu/gathered_softmax.h"
 
 namespace fastneg {
@@ -32,6 +33,7 @@ size_t RolledSoftmaxWorkspaceBytes(const RolledSoftmaxArgs& args) {
 }
 
 Status RolledSoftmax(const RolledSoftmaxArgs& args) {
+  const cpu::FlushDenormals flush;
   cpu::GatheredCall call;
   if (!FewEnough(args)) return Status::kInvalidSize;
   if (const Status status = cpu::BeginGathered(args, SortedShifts(args), &call); status != Status::kOk) return status;

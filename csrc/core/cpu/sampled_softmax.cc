@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "core/api.h"
+#include "core/cpu/flush_denormals.h"
 #include "core/cpu/huge_pages.h"
 #include "core/cpu/isa.h"
 #include "core/cpu/phases.h"
@@ -202,6 +203,7 @@ int WorthwhileThreads(const SampledSoftmaxArgs& args, int num_threads) {
 }
 
 Status SampledSoftmax(const SampledSoftmaxArgs& args) {
+  const cpu::FlushDenormals flush;
   const cpu::KernelTable* table = cpu::ActiveKernels();
   if (table == nullptr) return Status::kIsaUnavailable;
   const cpu::SharedKernels& kernels = *table->sampled_softmax;

@@ -3,6 +3,7 @@
 #include <type_traits>
 
 #include "core/api.h"
+#include "core/cpu/flush_denormals.h"
 #include "core/cpu/gathered_softmax.h"
 #include "core/cpu/sizes.h"
 
@@ -75,6 +76,7 @@ size_t ShuffledCosineWorkspaceBytes(const ShuffledCosineArgs& args) {
 }
 
 Status ShuffledCosine(const ShuffledCosineArgs& args) {
+  const cpu::FlushDenormals flush;
   if (!IsValid(args)) return args.batch_size < INT32_MAX ? Status::kUnsupportedDType : Status::kInvalidSize;
   cpu::GatheredCall call;
   if (const Status status = cpu::BeginGathered(args, Permutations(args), &call); status != Status::kOk) return status;

@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "core/api.h"
+#include "core/cpu/flush_denormals.h"
 #include "core/cpu/huge_pages.h"
 #include "core/cpu/isa.h"
 #include "core/cpu/kernel_table.h"
@@ -95,6 +96,7 @@ int WorthwhileThreads(const SvSoftmaxArgs& args, int num_threads) {
 }
 
 Status SvSoftmax(const SvSoftmaxArgs& args) {
+  const cpu::FlushDenormals flush;
   const cpu::KernelTable* kernels = cpu::ActiveKernels();
   if (kernels == nullptr) return Status::kIsaUnavailable;
   if (const Status status = CheckSizes(args); status != Status::kOk) return status;

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cstddef>
 #include <cstdint>
 
 #include "core/cpu/num_threads.h"
@@ -22,6 +23,9 @@ constexpr int kMaxPhases = 32;
 constexpr int kMaxJobs = 16;
 // Each woken worker wakes as many again, so that many workers start in logarithmic time.
 constexpr int kWakeFanout = 2;
+
+// What tasks take of a stack, several times over: the default may be less (ulimit -s).
+constexpr size_t kStackBytes = size_t{1} << 20;
 
 inline void CpuRelax() {
 #if defined(__x86_64__) || defined(__i386__)
@@ -181,6 +185,10 @@ void Pool::AddWorkers(int wanted) {
   pthread_attr_t attributes;
   pthread_attr_init(&attributes);
   pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
+  size_t stack_bytes = 0;
+  if (pthread_attr_getstacksize(&attributes, &stack_bytes) == 0 && stack_bytes < kStackBytes) {
+    pthread_attr_setstacksize(&attributes, kStackBytes);
+  }
   while (fork_handler_set_ && num_workers_.load(std::memory_order_relaxed) < wanted) {
     pthread_t thread;
     if (pthread_create(&thread, &attributes, &Pool::WorkerMain, this) != 0) break;
