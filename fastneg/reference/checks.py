@@ -32,3 +32,26 @@ def require(checks: list[Any], condition: tf.Tensor, requirement: str, *values: 
         known = "".join(f" {value.numpy().tolist()}." for value in context)
         message = f"{requirement}{known} Received: {received.numpy().tolist()}."
         raise tf.errors.InvalidArgumentError(None, None, message)
+
+
+def compilable(value: tf.Tensor, *shape: Any) -> tf.Tensor:
+    """`value`, with which XLA compiles only if it has this shape.
+
+    XLA can raise nothing at run time, but knows every shape when it compiles. Without this some
+    operations would take what does not fit: broadcast it, clip indices, or end the process.
+    """
+    if value.shape.is_fully_defined() and not any(isinstance(size, tf.Tensor) for size in shape):
+        return value
+    # An operation that takes equal shapes only, and of which nothing is left when it is compiled.
+    return tf.stack([value, tf.zeros(shape, value.dtype)])[0]
+
+
+def compilable_vector(values: tf.Tensor, size: Any) -> tf.Tensor:
+    """The same for what has one number for each of `size` rows, returned as a vector."""
+    return compilable(tf.reshape(values, [-1]), size)
+
+
+def dimension(value: tf.Tensor, axis: int) -> Any:
+    """A dimension: an int where that is known."""
+    static = value.shape[axis] if value.shape.rank is not None else None
+    return tf.shape(value)[axis] if static is None else static

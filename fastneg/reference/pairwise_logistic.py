@@ -10,6 +10,7 @@ from fastneg import validation
 from fastneg._tensorflow import in_xla
 from fastneg.losses.pairwise_logistic_inputs import prepare
 from fastneg.reference import checks
+from fastneg.reference.checks import compilable_vector, dimension
 
 
 def pairwise_loss(
@@ -71,10 +72,14 @@ def pairwise_logistic(
 
     dtype = validation.compute_dtype(logits.dtype)
     logits = tf.cast(_vector(logits), dtype)
-    labels = _vector(tf.cast(labels, tf.int8) if labels.dtype == tf.bool else labels)
+
+    def fitting(values: tf.Tensor) -> tf.Tensor:
+        return compilable_vector(values, dimension(logits, 0)) if masked else _vector(values)
+
+    labels = fitting(tf.cast(labels, tf.int8) if labels.dtype == tf.bool else labels)
     ordered = labels[:, None] > labels[None, :]
     if session_ids is not None:
-        session_ids = _vector(session_ids)
+        session_ids = fitting(session_ids)
         ordered &= session_ids[:, None] == session_ids[None, :]
 
     def losses(differences: tf.Tensor) -> tf.Tensor:
@@ -84,7 +89,7 @@ def pairwise_logistic(
         num_pairs = tf.math.count_nonzero(ordered, dtype=dtype)
         total = total_loss(ordered, logits, losses, None)
     else:
-        weights = _vector(weights)
+        weights = fitting(weights)
         counted = ordered & (weights != 0)[:, None]
         num_pairs = tf.math.count_nonzero(counted, dtype=dtype)
         total = total_loss(counted, logits, losses, weights)

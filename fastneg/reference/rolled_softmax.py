@@ -8,6 +8,7 @@ import tensorflow as tf
 from fastneg import validation
 from fastneg._tensorflow import in_xla
 from fastneg.losses.rolled_softmax_inputs import prepare
+from fastneg.reference.checks import compilable, compilable_vector, dimension
 from fastneg.reference.rolled_softmax_checks import checked, is_valid
 
 _SMALLEST_SQUARED_NORM = 1e-12
@@ -121,6 +122,16 @@ def rolled_softmax(
     dtype = validation.compute_dtype(user_emb.dtype)
     user_emb = tf.ensure_shape(user_emb, [None, None])
     item_emb = tf.ensure_shape(item_emb, [None, None])
+    if masked:
+        num_rows = dimension(user_emb, 0)
+        item_emb = compilable(item_emb, num_rows, dimension(user_emb, 1))
+        labels = compilable_vector(labels, num_rows)
+        if weights is not None:
+            weights = compilable_vector(weights, num_rows)
+        if candidate_sampling_probability is not None:
+            candidate_sampling_probability = compilable(candidate_sampling_probability, num_rows)
+        if candidate_ids is not None:
+            candidate_ids = compilable(candidate_ids, num_rows)
     batch_size = tf.shape(user_emb)[0]
     modulus = tf.cast(tf.maximum(batch_size, 1), tf.int64)
     steps = tf.cast(shifts % modulus, tf.int32)

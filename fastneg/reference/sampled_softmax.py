@@ -10,6 +10,7 @@ from fastneg import validation
 from fastneg._tensorflow import in_xla
 from fastneg.backends.table import gather
 from fastneg.losses.sampled_softmax_inputs import prepare
+from fastneg.reference.checks import compilable, compilable_vector, dimension
 from fastneg.reference.sampled_softmax_checks import checked, is_valid
 
 
@@ -102,6 +103,13 @@ def sampled_softmax(
     num_labels = tf.size(labels)
     ids = tf.concat([tf.reshape(labels, [-1]), sampled], axis=0)
     rows = tf.cast(gather(weights, ids), dtype)
+    if in_xla():
+        num_rows, num_sampled = dimension(labels, 0), dimension(sampled, 0)
+        inputs = compilable(inputs, num_rows, dimension(rows, 1))
+        true_expected_count = compilable(
+            tf.reshape(true_expected_count, [-1, num_true]), num_rows, num_true
+        )
+        sampled_expected_count = compilable_vector(sampled_expected_count, num_sampled)
     true_rows, sampled_rows = rows[:num_labels], rows[num_labels:]
     true_rows = tf.reshape(true_rows, [-1, num_true, tf.shape(inputs)[1]])
     true_logits = tf.einsum("bd,btd->bt", inputs, true_rows)

@@ -9,7 +9,7 @@ import tensorflow as tf
 from fastneg import validation
 from fastneg._tensorflow import in_xla
 from fastneg.losses.shuffled_cosine_inputs import BatchNormalizedInputs, prepare
-from fastneg.reference.checks import rank, require, same_shape
+from fastneg.reference.checks import compilable, dimension, rank, require, same_shape
 
 _SMALLEST_SQUARED_NORM = 1e-12
 _SMALLEST_PROBABILITY = 1e-9
@@ -90,6 +90,15 @@ def shuffled_cosine(
         query, doc, permutations = _checked(
             query, doc, permutations, gamma, candidate_sampling_probability, candidate_ids
         )
+    else:
+        query, doc = _compilable_pair(query, doc)
+        num_rows = dimension(query, 0)
+        permutations = tf.ensure_shape(permutations, [None, None])
+        permutations = compilable(permutations, dimension(permutations, 0), num_rows)
+        if candidate_sampling_probability is not None:
+            candidate_sampling_probability = compilable(candidate_sampling_probability, num_rows)
+        if candidate_ids is not None:
+            candidate_ids = compilable(candidate_ids, num_rows)
     dtype = validation.compute_dtype(query.dtype)
     queries, docs = _unit_rows(query, dtype), _unit_rows(doc, dtype)
     batch_size = tf.shape(queries)[0]
@@ -119,6 +128,8 @@ def batch_normalized(query: tf.Tensor, doc: tf.Tensor, scale: float | tf.Tensor)
     """The published arithmetic: the positives' softmax over the batch; for every backend."""
     if not in_xla():
         query, doc = _checked_pair(query, doc, {"scale": scale})
+    else:
+        query, doc = _compilable_pair(query, doc)
     dtype = validation.compute_dtype(query.dtype)
     cosines = tf.reduce_sum(_unit_rows(query, dtype) * _unit_rows(doc, dtype), axis=1)
     scores = scale * cosines
@@ -152,6 +163,11 @@ def are_permutations(permutations: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
     )
     found = tf.math.unsorted_segment_sum(tf.ones_like(places), places, tf.size(permutations))
     return inside & tf.reduce_all(found == 1)
+
+
+def _compilable_pair(query: tf.Tensor, doc: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    query = tf.ensure_shape(query, [None, None])
+    return query, compilable(doc, dimension(query, 0), dimension(query, 1))
 
 
 def _checked_pair(

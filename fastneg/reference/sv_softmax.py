@@ -8,7 +8,7 @@ import tensorflow as tf
 from fastneg import validation
 from fastneg._tensorflow import in_xla
 from fastneg.losses.sv_softmax_inputs import prepare
-from fastneg.reference.checks import rank, require, same_shape
+from fastneg.reference.checks import compilable_vector, dimension, rank, require, same_shape
 
 
 def support_vector_guided_softmax_loss(
@@ -72,6 +72,10 @@ def sv_softmax(
         pos_score, neg_scores = _checked(pos_score, neg_scores, weights, scalars)
     dtype = validation.compute_dtype(neg_scores.dtype)
     neg_scores = tf.ensure_shape(neg_scores, [None, None])
+    if masked:
+        pos_score = compilable_vector(pos_score, dimension(neg_scores, 0))
+        if weights is not None:
+            weights = compilable_vector(weights, dimension(neg_scores, 0))
     pos_score = tf.reshape(pos_score, [-1, 1])
 
     def row_losses(used: tf.Tensor | None) -> tf.Tensor:
