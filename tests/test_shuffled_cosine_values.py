@@ -173,3 +173,21 @@ def test_seed_repeats_the_sequence(backend: str) -> None:
     first = sequence()
     assert first == sequence()
     assert len(set(first)) == 3
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_permutations_drawn_for_a_batch_of_unknown_size(backend: str, jit_compile: bool) -> None:
+    """Where all rows are equal, every candidate has the same score whatever is drawn."""
+
+    @tf.function(input_signature=[tf.TensorSpec([None, 4])] * 2, jit_compile=jit_compile)
+    def step(query: tf.Tensor, doc: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        with tf.GradientTape() as tape:
+            tape.watch(query)
+            loss = LOSS(query, doc, num_negatives=3)
+        return loss, tape.gradient(loss, query)
+
+    for batch_size in (1, 5, 8):
+        rows = tf.ones([batch_size, 4])
+        loss, grad = step(rows, rows)
+        np.testing.assert_allclose(loss, np.log(4.0), rtol=1e-6)
+        np.testing.assert_allclose(grad, np.zeros([batch_size, 4]), atol=1e-5)

@@ -82,9 +82,10 @@ def prepare(
         candidate_ids = validation.integer_ids("candidate_ids", candidate_ids)
         validation.per_row("candidate_ids", candidate_ids, batch_size)
     if permutations is None:
-        size = tf.constant(batch_size, tf.int64)
         if batch_size is None:
             size = tf.shape(query, out_type=tf.int64)[0]
+        else:
+            size = tf.constant(batch_size, tf.int64)
         permutations = draw(num_negatives, size, seed)
     return ShuffledCosineInputs(
         query, doc, permutations, gamma, candidate_sampling_probability, candidate_ids
