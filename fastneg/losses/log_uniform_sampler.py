@@ -41,7 +41,7 @@ def log_uniform_sample(
         drawn = tf.clip_by_value(drawn, 0, num_classes - 1)
         places = num_drawn + tf.range(block)
         first_draw = tf.tensor_scatter_nd_min(first_draw, drawn[:, tf.newaxis], places)
-        new = tf.gather(first_draw, drawn) == places
+        new = tf.equal(tf.gather(first_draw, drawn), places)
         rank = num_found + tf.cumsum(tf.cast(new, tf.int32)) - 1
         # Draws that are not new, or come too late, go to a place behind the last sample.
         slots = tf.where(new & (rank < num_sampled), rank, num_sampled)
@@ -68,7 +68,7 @@ def log_uniform_sample(
         tries = tf.cast(num_tries, tf.float64)
         count = -tf.math.expm1(tries * tf.math.log1p(-probability))
         # TensorFlow's own exception, for draws of which none had to be repeated.
-        count = tf.where(num_tries == num_sampled, tries * probability, count)
+        count = tf.where(tf.equal(num_tries, num_sampled), tries * probability, count)
         return tf.cast(count, tf.float32)
 
     sampled = tf.cast(samples[:num_sampled], tf.int64)

@@ -15,7 +15,7 @@ def same_shape(left: tf.Tensor, right: tf.Tensor) -> tf.Tensor:
     """Whether two shapes are equal, whatever their ranks."""
     return tf.cond(
         tf.equal(tf.size(left), tf.size(right)),
-        lambda: tf.reduce_all(left == right),
+        lambda: tf.reduce_all(tf.equal(left, right)),
         lambda: tf.constant(False),
     )
 

@@ -80,7 +80,7 @@ def pairwise_logistic(
     ordered = labels[:, None] > labels[None, :]
     if session_ids is not None:
         session_ids = fitting(session_ids)
-        ordered &= session_ids[:, None] == session_ids[None, :]
+        ordered &= tf.equal(session_ids[:, None], session_ids[None, :])
 
     def losses(differences: tf.Tensor) -> tf.Tensor:
         return tf.nn.softplus(margin - differences / temperature)
@@ -90,11 +90,11 @@ def pairwise_logistic(
         total = total_loss(ordered, logits, losses, None)
     else:
         weights = fitting(weights)
-        counted = ordered & (weights != 0)[:, None]
+        counted = ordered & tf.not_equal(weights, 0)[:, None]
         num_pairs = tf.math.count_nonzero(counted, dtype=dtype)
         total = total_loss(counted, logits, losses, weights)
         # Rows of weight 0 add nothing but the gradient of their weight, which is their loss.
-        uncounted = ordered & (weights == 0)[:, None]
+        uncounted = ordered & tf.equal(weights, 0)[:, None]
 
         def constant_losses(differences: tf.Tensor) -> tf.Tensor:
             return tf.stop_gradient(losses(differences))
@@ -185,7 +185,7 @@ def _checked(
             is_scalar = tf.equal(checks.rank(number), 0)
             checks.require(found, is_scalar, f"`{name}` must be a scalar.", tf.shape(number))
     if isinstance(temperature, tf.Tensor):
-        nonzero = tf.reduce_all(temperature != 0)
+        nonzero = tf.reduce_all(tf.not_equal(temperature, 0))
         checks.require(found, nonzero, "`temperature` must not be 0.", temperature)
     with tf.control_dependencies(found):
         return tf.identity(labels), tf.identity(logits)

@@ -160,7 +160,7 @@ def rolled_softmax(
             logits -= tf.stop_gradient(_take(tf.math.log(probability), candidates))
         if candidate_ids is not None:
             ids = _take(candidate_ids, candidates)
-            hit = tf.pad(ids[:, 1:] == ids[:, :1], [[0, 0], [1, 0]])
+            hit = tf.pad(tf.equal(ids[:, 1:], ids[:, :1]), [[0, 0], [1, 0]])
             logits = tf.where(hit, tf.constant(-math.inf, dtype), logits)
         # logsumexp(logits) - logits[:, 0], in the form that loses no digits when it is small.
         losses = tf.nn.sparse_softmax_cross_entropy_with_logits(tf.zeros_like(rows), logits)
@@ -171,13 +171,13 @@ def rolled_softmax(
         total = tf.reduce_sum(row_losses(counted))
     else:
         weights = tf.reshape(weights, [-1])
-        weighted = counted & (weights != 0)
+        weighted = counted & tf.not_equal(weights, 0)
         num_rows = tf.math.count_nonzero(weighted, dtype=dtype)
         total = tf.reduce_sum(
             _take(_zero_unless(weighted, weights), select(weighted)) * row_losses(weighted)
         )
         # Rows of weight 0 add nothing but the gradient of their weight, which is their loss.
-        unweighted = counted & (weights == 0)
+        unweighted = counted & tf.equal(weights, 0)
         total += tf.reduce_sum(
             tf.math.multiply_no_nan(
                 tf.stop_gradient(row_losses(unweighted)),

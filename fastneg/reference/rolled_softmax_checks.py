@@ -32,7 +32,7 @@ def checked(
     if user_emb.shape.rank is None:
         require(
             checks,
-            rank(user_emb) == 2,
+            tf.equal(rank(user_emb), 2),
             "`user_emb` must have rank 2, [batch_size, embedding_dim].",
             tf.shape(user_emb),
         )
@@ -69,7 +69,7 @@ def checked(
     if shifts.shape.rank is None:
         require(
             checks,
-            rank(shifts) == 1,
+            tf.equal(rank(shifts), 1),
             "`shifts` must have rank 1, [num_negatives].",
             tf.shape(shifts),
         )
@@ -77,14 +77,14 @@ def checked(
         num_negatives = tf.size(shifts, out_type=tf.int64)
         require(
             checks,
-            (num_negatives >= 1) & (num_negatives < batch_size) | (batch_size == 0),
+            (num_negatives >= 1) & (num_negatives < batch_size) | tf.equal(batch_size, 0),
             "`num_negative_samples` must be at least 1 and less than the batch size,",
             batch_size,
             num_negatives,
         )
     require(
         checks,
-        tf.reduce_all(_remainders(shifts, batch_size) != 0) | (batch_size == 0),
+        tf.reduce_all(tf.not_equal(_remainders(shifts, batch_size), 0)) | tf.equal(batch_size, 0),
         "`shifts` must not be 0 modulo the batch size,",
         batch_size,
         shifts,
@@ -103,7 +103,9 @@ def is_valid(user_emb: tf.Tensor, shifts: tf.Tensor) -> tf.Tensor:
     batch_size = tf.shape(user_emb, out_type=tf.int64)[0]
     num_negatives = tf.size(shifts, out_type=tf.int64)
     enough = (num_negatives >= 1) & (num_negatives < batch_size)
-    return enough & tf.reduce_all(_remainders(shifts, batch_size) != 0) | (batch_size == 0)
+    return enough & tf.reduce_all(tf.not_equal(_remainders(shifts, batch_size), 0)) | tf.equal(
+        batch_size, 0
+    )
 
 
 def _remainders(shifts: tf.Tensor, batch_size: tf.Tensor) -> tf.Tensor:

@@ -154,9 +154,9 @@ def _remove_hits_in_xla(
     # Of equal samples TensorFlow removes the last one.
     order = tf.argsort(sampled, stable=True)
     ordered = tf.gather(sampled, order)
-    last_in_order = tf.concat([ordered[1:] != ordered[:-1], [True]], axis=0)
+    last_in_order = tf.concat([tf.not_equal(ordered[1:], ordered[:-1]), [True]], axis=0)
     last = tf.scatter_nd(order[:, tf.newaxis], tf.cast(last_in_order, tf.int32), tf.shape(sampled))
     hits = tf.zeros_like(logits, tf.bool)
     for t in range(num_true):
-        hits |= labels[:, t : t + 1] == sampled
+        hits |= tf.equal(labels[:, t : t + 1], sampled)
     return tf.where(hits & (last > 0), tf.constant(tf.float32.min, logits.dtype), logits)

@@ -37,14 +37,14 @@ def checked(
     if inputs.shape.rank is None:
         require(
             checks,
-            rank(inputs) == 2,
+            tf.equal(rank(inputs), 2),
             "`inputs` must have rank 2, [batch_size, embedding_dim].",
             tf.shape(inputs),
         )
     for rows in table_rows(weights, biases):
         require(
             checks,
-            rows == num_classes,
+            tf.equal(rows, num_classes),
             "`weights` and `biases` must have as many rows as `num_classes` says,",
             tf.constant(num_classes, tf.int64),
             rows,

@@ -113,14 +113,14 @@ def shuffled_cosine(
         logits -= tf.stop_gradient(tf.gather(tf.math.log(probability), candidates))
     if candidate_ids is not None:
         ids = tf.gather(candidate_ids, candidates)
-        hit = tf.pad(ids[:, 1:] == ids[:, :1], [[0, 0], [1, 0]])
+        hit = tf.pad(tf.equal(ids[:, 1:], ids[:, :1]), [[0, 0], [1, 0]])
         logits = tf.where(hit, tf.constant(-math.inf, dtype), logits)
     # logsumexp(logits) - logits[:, 0], in the form that loses no digits when it is small.
     losses = tf.nn.sparse_softmax_cross_entropy_with_logits(tf.zeros_like(own[:, 0]), logits)
     loss = tf.math.divide_no_nan(tf.reduce_sum(losses), tf.cast(batch_size, dtype))
     if in_xla():
         valid = are_permutations(permutations, batch_size) & (tf.shape(permutations)[0] > 0)
-        loss = tf.where(valid | (batch_size == 0), loss, tf.constant(math.nan, dtype))
+        loss = tf.where(valid | tf.equal(batch_size, 0), loss, tf.constant(math.nan, dtype))
     return loss
 
 
@@ -135,7 +135,9 @@ def batch_normalized(query: tf.Tensor, doc: tf.Tensor, scale: float | tf.Tensor)
     scores = scale * cosines
     # The logarithm of a sum over no rows is -Inf, which must not reach a gradient.
     batch_size = tf.shape(scores)[0]
-    padded = tf.concat([scores, tf.zeros([tf.cast(batch_size == 0, tf.int32)], dtype)], axis=0)
+    padded = tf.concat(
+        [scores, tf.zeros([tf.cast(tf.equal(batch_size, 0), tf.int32)], dtype)], axis=0
+    )
     row_losses = tf.reduce_logsumexp(padded) - scores
     return tf.math.divide_no_nan(tf.reduce_sum(row_losses), tf.cast(batch_size, dtype))
 
@@ -162,7 +164,7 @@ def are_permutations(permutations: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
         tf.clip_by_value(permutations, 0, tf.maximum(size - 1, 0)) + rows * size, [-1]
     )
     found = tf.math.unsorted_segment_sum(tf.ones_like(places), places, tf.size(permutations))
-    return inside & tf.reduce_all(found == 1)
+    return inside & tf.reduce_all(tf.equal(found, 1))
 
 
 def _compilable_pair(query: tf.Tensor, doc: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -178,7 +180,7 @@ def _checked_pair(
     if query.shape.rank is None:
         require(
             checks,
-            rank(query) == 2,
+            tf.equal(rank(query), 2),
             "`query` must have rank 2, [batch_size, embedding_dim].",
             tf.shape(query),
         )

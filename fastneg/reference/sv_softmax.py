@@ -94,7 +94,7 @@ def sv_softmax(
         num_rows = tf.cast(tf.shape(neg_scores)[0], dtype)
     else:
         weights = tf.reshape(weights, [-1])
-        weighted, unweighted = weights != 0, weights == 0
+        weighted, unweighted = tf.not_equal(weights, 0), tf.equal(weights, 0)
         total = tf.reduce_sum(_rows(weights, weighted, masked) * row_losses(weighted))
         # Rows of weight 0 add nothing but the gradient of their weight, which is their loss.
         total += tf.reduce_sum(
@@ -127,7 +127,7 @@ def _checked(
     if neg_scores.shape.rank is None:
         require(
             checks,
-            rank(neg_scores) == 2,
+            tf.equal(rank(neg_scores), 2),
             "`neg_scores` must have rank 2, [num_rows, num_negatives].",
             tf.shape(neg_scores),
         )
