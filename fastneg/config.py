@@ -25,7 +25,9 @@ class use_backend:  # noqa: N801 - used like a function.
 
     The choice is made while a loss is called or traced: a `tf.function` keeps the backend that it
     was traced with. It holds for all threads, because TensorFlow traces in threads of its own.
-    Inside a function compiled by XLA the reference composition is used whatever is chosen.
+    Inside a function compiled by XLA the reference composition takes the place of a backend that
+    XLA cannot call: of "numba", and of "native" without its operations for XLA (see `native_xla` in
+    `build_info`).
 
     Args:
         name: "auto" (the first of "native", "numba", "reference" that works), or one of these. A

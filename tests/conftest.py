@@ -35,6 +35,35 @@ def fused_backend(request: pytest.FixtureRequest) -> Iterator[str]:
     yield from _chosen(request.param)
 
 
+@pytest.fixture(params=["reference", "native"])
+def xla_backend(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Each backend that can run where XLA compiles."""
+    if request.param == "native":
+        _skip_without_operations_for_xla()
+    yield from _chosen(request.param)
+
+
+@pytest.fixture
+def native_in_xla() -> Iterator[str]:
+    """The native backend with its operations for XLA."""
+    _skip_without_operations_for_xla()
+    yield from _chosen("native")
+
+
+def _skip_without_operations_for_xla() -> None:
+    import fastneg
+
+    reason = fastneg.build_info().get("native_xla", "the native backend does not load")
+    if reason != "loaded":
+        pytest.skip(f"no operations for XLA: {reason}")
+
+
+@pytest.fixture
+def reference() -> Iterator[str]:
+    """The reference backend."""
+    yield from _chosen("reference")
+
+
 @pytest.fixture
 def native() -> Iterator[str]:
     """The native backend."""

@@ -115,7 +115,7 @@ def test_temperature_tensor_that_is_0(backend: str, dtype: tf.DType, mode: str) 
         function(tf.constant(0, dtype))
 
 
-def test_xla_cannot_raise_so_the_loss_is_nan() -> None:
+def test_the_composition_cannot_raise_in_xla_so_the_loss_is_nan(reference: str) -> None:
     @tf.function(jit_compile=True, autograph=False)
     def loss(temperature: tf.Tensor) -> tf.Tensor:
         return LOSS(**GOOD, temperature=temperature)

@@ -169,7 +169,7 @@ def test_shift_that_is_zero_modulo_the_batch(backend: str, shifts: Any, mode: st
         function(tf.constant(GOOD["user_emb"]))
 
 
-def test_xla_cannot_raise_so_the_loss_is_nan() -> None:
+def test_the_composition_cannot_raise_in_xla_so_the_loss_is_nan(reference: str) -> None:
     @tf.function(jit_compile=True, autograph=False)
     def loss(shifts: tf.Tensor) -> tf.Tensor:
         return LOSS(**GOOD, shifts=shifts)

@@ -98,7 +98,7 @@ def test_broken_permutations(backend: str, case: str, mode: str) -> None:
 
 
 @pytest.mark.parametrize("case", VALUES)
-def test_broken_permutations_in_xla(case: str) -> None:
+def test_broken_permutations_in_the_composition_in_xla(reference: str, case: str) -> None:
     compiled = tf.function(LOSS, jit_compile=True, autograph=False)
     assert np.isnan(compiled(**GOOD, permutations=VALUES[case][0]))
     assert np.isfinite(compiled(**GOOD, permutations=IDENTITY))

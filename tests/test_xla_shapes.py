@@ -1,4 +1,4 @@
-"""Inside XLA, where nothing can be raised at run time: shapes that were unknown to Python.
+"""Inside XLA: shapes that were unknown to Python.
 
 Whatever does not fit has to be refused when XLA compiles. Some of its own operations would take it,
 and its einsum ends the process.
@@ -24,7 +24,7 @@ def _compiled(case: Case) -> Callable[..., tf.Tensor]:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_what_fits(name: str) -> None:
+def test_what_fits(xla_backend: str, name: str) -> None:
     case = CASES[name]
     with fastneg.use_backend("reference"):
         expected = case.loss(*map(tf.constant, case.arguments.values()))
@@ -36,7 +36,7 @@ def test_what_fits(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "argument"), [(name, argument) for name in CASES for argument in CASES[name].arguments]
 )
-def test_another_number_of_rows(name: str, argument: str, rows: int) -> None:
+def test_another_number_of_rows(xla_backend: str, name: str, argument: str, rows: int) -> None:
     case = CASES[name]
     value = case.arguments[argument]
     values = {**case.arguments, argument: np.concatenate([value, value])[:rows]}
@@ -53,7 +53,7 @@ def test_another_number_of_rows(name: str, argument: str, rows: int) -> None:
         ("sampled_softmax", "inputs"),
     ],
 )
-def test_another_width(name: str, argument: str) -> None:
+def test_another_width(xla_backend: str, name: str, argument: str) -> None:
     case = CASES[name]
     values = {**case.arguments, argument: case.arguments[argument][:, :3]}
     with pytest.raises(tf.errors.InvalidArgumentError):

@@ -1,7 +1,5 @@
 #include "tf_ops/checks.h"
 
-#include <cstring>
-
 namespace fastneg::tf_ops {
 
 std::string Text(int64_t value) { return std::to_string(value); }
@@ -45,10 +43,6 @@ void CheckComputeType(KernelContext& context, const char* names, TF_DataType com
 double ScalarValue(const Tensor& tensor) {
   return tensor.dtype() == TF_DOUBLE ? *static_cast<const double*>(tensor.data())
                                      : static_cast<double>(*static_cast<const float*>(tensor.data()));
-}
-
-void SetZero(const Tensor& tensor) {
-  if (tensor) std::memset(tensor.data(), 0, static_cast<size_t>(tensor.num_elements()) * SizeOf(tensor.dtype()));
 }
 
 bool CheckRank(const InputRank& rank, TF_ShapeInferenceContext* context, TF_Status* status) {

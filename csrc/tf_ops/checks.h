@@ -29,8 +29,6 @@ void CheckComputeType(KernelContext& context, const char* names, TF_DataType com
 // Of a scalar float32 or float64 tensor.
 double ScalarValue(const Tensor& tensor);
 
-void SetZero(const Tensor& tensor);
-
 // Scratch memory that starts at a 64-byte boundary.
 class AlignedTemp {
  public:

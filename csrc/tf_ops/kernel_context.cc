@@ -1,11 +1,13 @@
 #include "tf_ops/kernel_context.h"
 
+#include <cstring>
 #include <utility>
 
 namespace fastneg::tf_ops {
 
 Tensor& Tensor::operator=(Tensor&& other) noexcept {
   std::swap(tensor_, other.tensor_);
+  std::swap(buffer_, other.buffer_);
   return *this;
 }
 
@@ -21,7 +23,7 @@ int64_t Tensor::num_elements() const {
 
 void* Tensor::data() const {
   alignas(64) static char nothing[64];
-  void* data = TF_TensorData(tensor_);
+  void* data = buffer_ != nullptr ? buffer_->data : TF_TensorData(tensor_);
   return data != nullptr ? data : nothing;
 }
 
@@ -37,36 +39,7 @@ std::string Tensor::ShapeText() const {
 void KernelContext::Fail(TF_Code code, const std::string& message) {
   if (!ok_) return;
   ok_ = false;
-  TF_SetStatus(status_.get(), code, message.c_str());
-  TF_OpKernelContext_Failure(context_, status_.get());
-}
-
-Tensor KernelContext::Checked(TF_Tensor* tensor) {
-  if (!status_.ok() && ok_) {
-    ok_ = false;
-    TF_OpKernelContext_Failure(context_, status_.get());
-  }
-  return Tensor(tensor);
-}
-
-Tensor KernelContext::Input(int index) {
-  if (!ok_) return Tensor();
-  TF_Tensor* tensor = nullptr;
-  TF_GetInput(context_, index, &tensor, status_.get());
-  return Checked(tensor);
-}
-
-void KernelContext::SetOutput(int index, const Tensor& tensor) {
-  if (!ok_) return;
-  TF_SetOutput(context_, index, tensor.get(), status_.get());
-  Checked(nullptr);
-}
-
-Tensor KernelContext::AllocateOutput(int index, TF_DataType dtype, const int64_t* dims, int rank) {
-  if (!ok_) return Tensor();
-  size_t num_bytes = SizeOf(dtype);
-  for (int i = 0; i < rank; ++i) num_bytes *= static_cast<size_t>(dims[i]);
-  return Checked(TF_AllocateOutput(context_, index, dtype, dims, rank, num_bytes, status_.get()));
+  Report(code, message.c_str());
 }
 
 Tensor KernelContext::AllocateOutputIf(bool wanted, int index, TF_DataType dtype, std::initializer_list<int64_t> dims) {
@@ -77,25 +50,19 @@ Tensor KernelContext::AllocateOutputIf(bool wanted, int index, TF_DataType dtype
 
 Tensor KernelContext::ForwardInputOrAllocateOutput(int input, int output, const int64_t* dims, int rank,
                                                    bool* forwarded) {
-  if (!ok_) return Tensor();
-  int forwarded_input = -1;
-  Tensor tensor = Checked(
-      TF_ForwardInputOrAllocateOutput(context_, &input, 1, output, dims, rank, &forwarded_input, status_.get()));
-  *forwarded = forwarded_input >= 0;
-  return tensor;
+  *forwarded = false;
+  const TF_DataType dtype = Input(input).dtype();
+  return AllocateOutput(output, dtype, dims, rank);
 }
 
-Tensor KernelContext::AllocateTemp(size_t num_bytes) {
-  if (!ok_) return Tensor();
-  const int64_t dims = static_cast<int64_t>(num_bytes);
-  TF_AllocatorAttributes attributes = {};
-  attributes.struct_size = offsetof(TF_AllocatorAttributes, on_host) + sizeof(TF_Bool);
-  attributes.on_host = 1;
-  Tensor tensor = Checked(TF_AllocateTemp(context_, TF_UINT8, &dims, 1, &attributes, status_.get()));
-  if (ok_ && num_bytes > 0 && TF_TensorData(tensor.get()) == nullptr) {
-    Fail(TF_RESOURCE_EXHAUSTED, "fastneg could not get " + std::to_string(num_bytes) + " bytes of scratch memory.");
+void KernelContext::SetZero(const Tensor& tensor) {
+  if (!tensor || only_shapes()) return;
+  const size_t num_bytes = static_cast<size_t>(tensor.num_elements()) * SizeOf(tensor.dtype());
+  if (device() == nullptr) {
+    std::memset(tensor.data(), 0, num_bytes);
+  } else if (const Status status = device()->SetZero(tensor.data(), num_bytes); status != Status::kOk) {
+    Fail(TF_INTERNAL, "fastneg: " + CoreStatusText(status) + ".");
   }
-  return tensor;
 }
 
 size_t SizeOf(TF_DataType dtype) {

@@ -1,4 +1,5 @@
-// One execution of a kernel: inputs, outputs, scratch and failure, with owners for what TensorFlow hands out.
+// One execution of an op, whoever runs it: TensorFlow through its C API (tf_kernel_context.h), XLA (tf_xla/), or
+// TensorFlow on a GPU (tf_gpu/). The losses' ops see this interface alone.
 #ifndef FASTNEG_TF_OPS_KERNEL_CONTEXT_H_
 #define FASTNEG_TF_OPS_KERNEL_CONTEXT_H_
 
@@ -8,28 +9,36 @@
 #include <string>
 
 #include "core/api.h"
-#include "tf_ops/status.h"
 #include "tf_ops/tf_c_api.h"
 
 namespace fastneg::tf_ops {
 
-// A reference to a TensorFlow tensor; empty after a failure.
+// A tensor that somebody else owns.
+struct Buffer {
+  TF_DataType dtype = TF_FLOAT;
+  int rank = 0;
+  const int64_t* dims = nullptr;
+  void* data = nullptr;
+};
+
+// A reference to a tensor of TensorFlow's, or to a Buffer, which has to outlive it. Empty after a failure.
 class Tensor {
  public:
   Tensor() = default;
   explicit Tensor(TF_Tensor* tensor) : tensor_(tensor) {}
-  Tensor(Tensor&& other) noexcept : tensor_(other.tensor_) { other.tensor_ = nullptr; }
+  explicit Tensor(const Buffer* buffer) : buffer_(buffer) {}
+  Tensor(Tensor&& other) noexcept { *this = static_cast<Tensor&&>(other); }
   Tensor& operator=(Tensor&& other) noexcept;
   ~Tensor();
 
-  explicit operator bool() const { return tensor_ != nullptr; }
+  explicit operator bool() const { return tensor_ != nullptr || buffer_ != nullptr; }
   TF_Tensor* get() const { return tensor_; }
-  TF_DataType dtype() const { return TF_TensorType(tensor_); }
-  int rank() const { return TF_NumDims(tensor_); }
-  int64_t dim(int index) const { return TF_Dim(tensor_, index); }
+  TF_DataType dtype() const { return buffer_ != nullptr ? buffer_->dtype : TF_TensorType(tensor_); }
+  int rank() const { return buffer_ != nullptr ? buffer_->rank : TF_NumDims(tensor_); }
+  int64_t dim(int index) const { return buffer_ != nullptr ? buffer_->dims[index] : TF_Dim(tensor_, index); }
   int64_t num_elements() const;
 
-  // Never null, also for a tensor without elements, for which TensorFlow may have no buffer.
+  // Never null, also for a tensor without elements, for which there may be no memory.
   void* data() const;
 
   // "[64, 32]"
@@ -37,22 +46,34 @@ class Tensor {
 
  private:
   TF_Tensor* tensor_ = nullptr;
+  const Buffer* buffer_ = nullptr;
+};
+
+// Where the losses run if it is not on the CPU: every buffer is in that device's memory, but for scalars.
+class Device {
+ public:
+  virtual size_t WorkspaceBytes(const RolledSoftmaxArgs& args) const = 0;
+  virtual size_t WorkspaceBytes(const ShuffledCosineArgs& args) const = 0;
+  virtual size_t WorkspaceBytes(const SvSoftmaxArgs& args) const = 0;
+  virtual Status Run(const RolledSoftmaxArgs& args) const = 0;
+  virtual Status Run(const ShuffledCosineArgs& args) const = 0;
+  virtual Status Run(const SvSoftmaxArgs& args) const = 0;
+  virtual Status SetZero(void* memory, size_t num_bytes) const = 0;
+
+ protected:
+  ~Device() = default;
 };
 
 class KernelContext {
  public:
-  explicit KernelContext(TF_OpKernelContext* context) : context_(context) {}
-
   // False once anything has failed; the kernel should then return.
   bool ok() const { return ok_; }
-  int num_inputs() const { return TF_NumInputs(context_); }
 
   // Fails with `message`, which states the requirement and then what was received.
   void Fail(TF_Code code, const std::string& message);
 
-  Tensor Input(int index);
-  void SetOutput(int index, const Tensor& tensor);
-  Tensor AllocateOutput(int index, TF_DataType dtype, const int64_t* dims, int rank);
+  virtual Tensor Input(int index) = 0;
+  virtual Tensor AllocateOutput(int index, TF_DataType dtype, const int64_t* dims, int rank) = 0;
   Tensor AllocateOutput(int index, TF_DataType dtype, std::initializer_list<int64_t> dims) {
     return AllocateOutput(index, dtype, dims.begin(), static_cast<int>(dims.size()));
   }
@@ -60,14 +81,24 @@ class KernelContext {
   Tensor AllocateOutputIf(bool wanted, int index, TF_DataType dtype, std::initializer_list<int64_t> dims);
   // The buffer of input `input` if nobody else needs it, else a new one. No other reference to that input may
   // be held. `forwarded` tells which it was.
-  Tensor ForwardInputOrAllocateOutput(int input, int output, const int64_t* dims, int rank, bool* forwarded);
-  Tensor AllocateTemp(size_t num_bytes);
+  virtual Tensor ForwardInputOrAllocateOutput(int input, int output, const int64_t* dims, int rank, bool* forwarded);
+  virtual Tensor AllocateTemp(size_t num_bytes) = 0;
+
+  // Whether only shapes are asked for: no buffer may be read or written, but for the scalars among the inputs.
+  virtual bool only_shapes() const { return false; }
+  // How many threads there are to use.
+  virtual int num_threads() const = 0;
+  // Null: the CPU.
+  virtual const Device* device() const { return nullptr; }
+
+  void SetZero(const Tensor& tensor);
+
+ protected:
+  KernelContext() = default;
+  ~KernelContext() = default;
+  virtual void Report(TF_Code code, const char* message) = 0;
 
  private:
-  Tensor Checked(TF_Tensor* tensor);
-
-  TF_OpKernelContext* context_;
-  ScopedStatus status_;
   bool ok_ = true;
 };
 

@@ -3,16 +3,15 @@
 // Optional inputs are lists of zero or one tensor. The gradients are those for an upstream gradient of 1;
 // Fastneg>ScaleGrad turns them into the real ones. Columns [batch_size, 1] are taken as vectors, and gradients are
 // vectors.
+#include <array>
 #include <cstdint>
 #include <string>
 
 #include "core/api.h"
 #include "tf_ops/checks.h"
-#include "tf_ops/kernel_attributes.h"
 #include "tf_ops/kernel_context.h"
-#include "tf_ops/op_registration.h"
+#include "tf_ops/loss_op.h"
 #include "tf_ops/run_loss.h"
-#include "tf_ops/runtime.h"
 
 namespace fastneg::tf_ops {
 namespace {
@@ -35,14 +34,12 @@ struct Inputs {
   int64_t batch_size() const { return logits.dim(0); }
 };
 
-constexpr Attribute<PairwiseLogisticKernel> kAttributes[] = {
-    {"with_grad", &PairwiseLogisticKernel::with_grad, &ReadFlag},
-    {"with_scalar_grad", &PairwiseLogisticKernel::with_scalar_grad, &ReadFlag},
-    {"num_session_ids", &PairwiseLogisticKernel::has_session_ids, &ReadPresence},
-    {"num_weights", &PairwiseLogisticKernel::has_weights, &ReadPresence},
-};
-
-void* Create(TF_OpKernelConstruction* construction) { return CreateKernel(construction, kAttributes); }
+constexpr std::array<Attribute<PairwiseLogisticKernel>, 4> kAttributes = {{
+    {"with_grad", &PairwiseLogisticKernel::with_grad, AttributeKind::kFlag},
+    {"with_scalar_grad", &PairwiseLogisticKernel::with_scalar_grad, AttributeKind::kFlag},
+    {"num_session_ids", &PairwiseLogisticKernel::has_session_ids, AttributeKind::kPresence},
+    {"num_weights", &PairwiseLogisticKernel::has_weights, AttributeKind::kPresence},
+}};
 
 Inputs ReadInputs(const PairwiseLogisticKernel& kernel, KernelContext& context) {
   Inputs inputs;
@@ -117,10 +114,7 @@ void Run(const Inputs& inputs, const Outputs& outputs, KernelContext& context) {
   }
 }
 
-void Compute(void* opaque, TF_OpKernelContext* tf_context) {
-  const PairwiseLogisticKernel& kernel = *static_cast<const PairwiseLogisticKernel*>(opaque);
-  KernelContext context(tf_context);
-  if (!RuntimeIsUsable(context)) return;
+void Compute(const PairwiseLogisticKernel& kernel, KernelContext& context) {
   const Inputs inputs = ReadInputs(kernel, context);
   if (context.ok()) Validate(inputs, context);
   if (!context.ok()) return;
@@ -138,19 +132,16 @@ void InferShapes(TF_ShapeInferenceContext* context, TF_Status* status) {
   if (CheckRanks(kRanks, context, status)) SetScalarLossShapes(context, status);
 }
 
-[[maybe_unused]] const bool kRegistered = RegisterOp(
-    {
-        "Fastneg>PairwiseLogistic",
-        {"labels: Tlabels", "logits: T", "margin: Tc", "temperature: Tc", "session_ids: num_session_ids * int64",
-         "weights: num_weights * Tc"},
-        {"loss: Tc", "grad_logits: Tc", "grad_weights: Tc", "grad_scalars: Tc"},
-        {"T: {half, bfloat16, float, double}", "Tc: {float, double}",
-         "Tlabels: {bool, int8, uint8, int16, uint16, int32, uint32, int64, uint64, half, bfloat16, float, double}",
-         "num_session_ids: int >= 0", "num_weights: int >= 0", "with_grad: bool = false",
-         "with_scalar_grad: bool = false"},
-        &InferShapes,
-    },
-    {&Create, &Compute, &DestroyKernel<PairwiseLogisticKernel>});
+[[maybe_unused]] const bool kRegistered = LossKernel<PairwiseLogisticKernel, kAttributes, &Compute>::Register({
+    "Fastneg>PairwiseLogistic",
+    {"labels: Tlabels", "logits: T", "margin: Tc", "temperature: Tc", "session_ids: num_session_ids * int64",
+     "weights: num_weights * Tc"},
+    {"loss: Tc", "grad_logits: Tc", "grad_weights: Tc", "grad_scalars: Tc"},
+    {"T: {half, bfloat16, float, double}", "Tc: {float, double}",
+     "Tlabels: {bool, int8, uint8, int16, uint16, int32, uint32, int64, uint64, half, bfloat16, float, double}",
+     "num_session_ids: int >= 0", "num_weights: int >= 0", "with_grad: bool = false", "with_scalar_grad: bool = false"},
+    &InferShapes,
+});
 
 }  // namespace
 }  // namespace fastneg::tf_ops

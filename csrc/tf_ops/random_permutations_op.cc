@@ -1,25 +1,25 @@
 // Fastneg>RandomPermutations: one permutation of 0 .. size-1 for each seed. Seeds come from TensorFlow's random
 // operations, so that its rules for seeds hold.
+#include <array>
 #include <cstdint>
 #include <string>
 
 #include "core/api.h"
 #include "tf_ops/checks.h"
 #include "tf_ops/kernel_context.h"
-#include "tf_ops/op_registration.h"
+#include "tf_ops/loss_op.h"
 #include "tf_ops/run_loss.h"
-#include "tf_ops/runtime.h"
 
 namespace fastneg::tf_ops {
 namespace {
 
 enum InputIndex { kSeeds, kSize };
 
-void* Create(TF_OpKernelConstruction*) { return nullptr; }
-void Destroy(void*) {}
+struct RandomPermutationsKernel {};
 
-void Compute(void*, TF_OpKernelContext* tf_context) {
-  KernelContext context(tf_context);
+constexpr std::array<Attribute<RandomPermutationsKernel>, 0> kAttributes = {};
+
+void Compute(const RandomPermutationsKernel&, KernelContext& context) {
   const Tensor seeds = context.Input(kSeeds);
   const Tensor size_tensor = context.Input(kSize);
   if (!context.ok()) return;
@@ -41,7 +41,7 @@ void Compute(void*, TF_OpKernelContext* tf_context) {
     return;
   }
   const Tensor permutations = context.AllocateOutput(0, TF_INT32, {seeds.dim(0), size});
-  if (!context.ok()) return;
+  if (!context.ok() || context.only_shapes()) return;
   RandomPermutationsArgs args;
   args.count = seeds.dim(0);
   args.size = size;
@@ -49,7 +49,7 @@ void Compute(void*, TF_OpKernelContext* tf_context) {
   args.permutations = static_cast<int32_t*>(permutations.data());
   // A permutation of 2^14 rows takes as long as waking a thread.
   constexpr double kSavedEntries = 1 << 14;
-  const int threads = NumThreads();
+  const int threads = context.num_threads();
   const double entries = static_cast<double>(args.count) * static_cast<double>(size);
   args.executor = PoolExecutor(entries - entries / threads < kSavedEntries ? 1 : threads);
   CheckStatus(context, "RandomPermutations", RandomPermutations(args));
@@ -63,9 +63,13 @@ void InferShapes(TF_ShapeInferenceContext* context, TF_Status* status) {
   if (CheckRanks(kRanks, context, status)) TF_ShapeInferenceContextSetUnknownShape(context, status);
 }
 
-[[maybe_unused]] const bool kRegistered = RegisterOp(
-    {"Fastneg>RandomPermutations", {"seeds: int64", "size: int64"}, {"permutations: int32"}, {}, &InferShapes},
-    {&Create, &Compute, &Destroy});
+[[maybe_unused]] const bool kRegistered = LossKernel<RandomPermutationsKernel, kAttributes, &Compute>::Register({
+    "Fastneg>RandomPermutations",
+    {"seeds: int64", "size: int64"},
+    {"permutations: int32"},
+    {},
+    &InferShapes,
+});
 
 }  // namespace
 }  // namespace fastneg::tf_ops

@@ -2,16 +2,15 @@
 //
 // Optional inputs are lists of zero or one tensor. The gradients are those for an upstream gradient
 // of 1; Fastneg>ScaleGrad turns them into the real ones.
+#include <array>
 #include <cstdint>
 #include <string>
 
 #include "core/api.h"
 #include "tf_ops/checks.h"
-#include "tf_ops/kernel_attributes.h"
 #include "tf_ops/kernel_context.h"
-#include "tf_ops/op_registration.h"
+#include "tf_ops/loss_op.h"
 #include "tf_ops/run_loss.h"
-#include "tf_ops/runtime.h"
 
 namespace fastneg::tf_ops {
 namespace {
@@ -38,16 +37,14 @@ struct Inputs {
   int64_t num_negatives() const { return shifts.dim(0); }
 };
 
-constexpr Attribute<RolledSoftmaxKernel> kAttributes[] = {
-    {"embed_normed", &RolledSoftmaxKernel::embed_normed, &ReadFlag},
-    {"with_grad", &RolledSoftmaxKernel::with_grad, &ReadFlag},
-    {"with_scalar_grad", &RolledSoftmaxKernel::with_scalar_grad, &ReadFlag},
-    {"num_weights", &RolledSoftmaxKernel::has_weights, &ReadPresence},
-    {"num_sampling_probabilities", &RolledSoftmaxKernel::has_sampling_probability, &ReadPresence},
-    {"num_candidate_ids", &RolledSoftmaxKernel::has_candidate_ids, &ReadPresence},
-};
-
-void* Create(TF_OpKernelConstruction* construction) { return CreateKernel(construction, kAttributes); }
+constexpr std::array<Attribute<RolledSoftmaxKernel>, 6> kAttributes = {{
+    {"embed_normed", &RolledSoftmaxKernel::embed_normed, AttributeKind::kFlag},
+    {"with_grad", &RolledSoftmaxKernel::with_grad, AttributeKind::kFlag},
+    {"with_scalar_grad", &RolledSoftmaxKernel::with_scalar_grad, AttributeKind::kFlag},
+    {"num_weights", &RolledSoftmaxKernel::has_weights, AttributeKind::kPresence},
+    {"num_sampling_probabilities", &RolledSoftmaxKernel::has_sampling_probability, AttributeKind::kPresence},
+    {"num_candidate_ids", &RolledSoftmaxKernel::has_candidate_ids, AttributeKind::kPresence},
+}};
 
 Inputs ReadInputs(const RolledSoftmaxKernel& kernel, KernelContext& context) {
   Inputs inputs;
@@ -136,7 +133,7 @@ void Run(const Inputs& inputs, const Outputs& outputs, KernelContext& context, R
   args->grad_weights = DataOrNull(outputs.grad_weights);
   args->grad_scalars = DataOrNull(outputs.grad_scalars);
   int64_t bad_shift = 0;
-  args->error_index = &bad_shift;
+  if (context.device() == nullptr) args->error_index = &bad_shift;
   const Status status = RunLoss(context, &RolledSoftmaxWorkspaceBytes, &RolledSoftmax, args);
   if (status == Status::kShiftIsMultiple) {
     const int64_t shift = static_cast<const int64_t*>(inputs.shifts.data())[bad_shift];
@@ -152,10 +149,7 @@ void Run(const Inputs& inputs, const Outputs& outputs, KernelContext& context, R
   }
 }
 
-void Compute(void* opaque, TF_OpKernelContext* tf_context) {
-  const RolledSoftmaxKernel& kernel = *static_cast<const RolledSoftmaxKernel*>(opaque);
-  KernelContext context(tf_context);
-  if (!RuntimeIsUsable(context)) return;
+void Compute(const RolledSoftmaxKernel& kernel, KernelContext& context) {
   const Inputs inputs = ReadInputs(kernel, context);
   if (context.ok()) Validate(inputs, context);
   if (!context.ok()) return;
@@ -163,8 +157,8 @@ void Compute(void* opaque, TF_OpKernelContext* tf_context) {
   if (!context.ok()) return;
   if (inputs.batch_size() == 0) {
     // The end of a filtered data set: nothing to learn, nothing to complain about.
-    SetZero(outputs.loss);
-    SetZero(outputs.grad_scalars);
+    context.SetZero(outputs.loss);
+    context.SetZero(outputs.grad_scalars);
     return;
   }
   RolledSoftmaxArgs args;
@@ -185,20 +179,18 @@ void InferShapes(TF_ShapeInferenceContext* context, TF_Status* status) {
   if (CheckRanks(kRanks, context, status)) SetScalarLossShapes(context, status);
 }
 
-[[maybe_unused]] const bool kRegistered = RegisterOp(
-    {
-        "Fastneg>RolledSoftmax",
-        {"user_emb: T", "item_emb: T", "labels: Tlabels", "shifts: int64", "gamma: Tc", "margin: Tc", "t: Tc",
-         "weights: num_weights * Tc", "sampling_probability: num_sampling_probabilities * Tc",
-         "candidate_ids: num_candidate_ids * int64"},
-        {"loss: Tc", "grad_user: Tc", "grad_item: Tc", "grad_weights: Tc", "grad_scalars: Tc"},
-        {"T: {half, bfloat16, float, double}", "Tc: {float, double}",
-         "Tlabels: {bool, int8, uint8, int16, uint16, int32, uint32, int64, uint64, half, bfloat16, float, double}",
-         "num_weights: int >= 0", "num_sampling_probabilities: int >= 0", "num_candidate_ids: int >= 0",
-         "embed_normed: bool = false", "with_grad: bool = false", "with_scalar_grad: bool = false"},
-        &InferShapes,
-    },
-    {&Create, &Compute, &DestroyKernel<RolledSoftmaxKernel>});
+[[maybe_unused]] const bool kRegistered = LossKernel<RolledSoftmaxKernel, kAttributes, &Compute>::Register({
+    "Fastneg>RolledSoftmax",
+    {"user_emb: T", "item_emb: T", "labels: Tlabels", "shifts: int64", "gamma: Tc", "margin: Tc", "t: Tc",
+     "weights: num_weights * Tc", "sampling_probability: num_sampling_probabilities * Tc",
+     "candidate_ids: num_candidate_ids * int64"},
+    {"loss: Tc", "grad_user: Tc", "grad_item: Tc", "grad_weights: Tc", "grad_scalars: Tc"},
+    {"T: {half, bfloat16, float, double}", "Tc: {float, double}",
+     "Tlabels: {bool, int8, uint8, int16, uint16, int32, uint32, int64, uint64, half, bfloat16, float, double}",
+     "num_weights: int >= 0", "num_sampling_probabilities: int >= 0", "num_candidate_ids: int >= 0",
+     "embed_normed: bool = false", "with_grad: bool = false", "with_scalar_grad: bool = false"},
+    &InferShapes,
+});
 
 }  // namespace
 }  // namespace fastneg::tf_ops

@@ -1,25 +1,39 @@
-// Running a function of the core: threads from fastneg's pool, workspace from TensorFlow.
+// Running a function of the core, on the CPU with threads from fastneg's pool, or on a device.
 #ifndef FASTNEG_TF_OPS_RUN_LOSS_H_
 #define FASTNEG_TF_OPS_RUN_LOSS_H_
 
 #include <cstddef>
 #include <string>
+#include <type_traits>
 
 #include "core/api.h"
 #include "tf_ops/checks.h"
 #include "tf_ops/kernel_context.h"
-#include "tf_ops/runtime.h"
 
 namespace fastneg::tf_ops {
 
-// Returns what `loss` returns, or kOk without running it if there is no memory: `context` knows that.
+// Whether a Device has this loss.
+template <typename Args>
+constexpr bool kRunsOnDevices = std::is_base_of_v<GatheredSoftmaxArgs, Args> || std::is_same_v<Args, SvSoftmaxArgs>;
+
+// Returns what `loss`, or its counterpart on a device, returns; kOk without running anything where only shapes are
+// asked for, or if there is no memory: `context` knows that.
 template <typename Args>
 Status RunLoss(KernelContext& context, size_t (*workspace_bytes)(const Args&), Status (*loss)(const Args&),
                Args* args) {
-  args->executor = PoolExecutor(WorthwhileThreads(*args, NumThreads()));
+  if constexpr (kRunsOnDevices<Args>) {
+    if (const Device* device = context.device()) {
+      args->workspace_bytes = device->WorkspaceBytes(*args);
+      const AlignedTemp workspace(context, args->workspace_bytes);
+      if (!context.ok() || context.only_shapes()) return Status::kOk;
+      args->workspace = workspace.data();
+      return device->Run(*args);
+    }
+  }
+  args->executor = PoolExecutor(WorthwhileThreads(*args, context.num_threads()));
   args->workspace_bytes = workspace_bytes(*args);
   const AlignedTemp workspace(context, args->workspace_bytes);
-  if (!context.ok()) return Status::kOk;
+  if (!context.ok() || context.only_shapes()) return Status::kOk;
   args->workspace = workspace.data();
   return loss(*args);
 }

@@ -6,10 +6,10 @@
 
 #include "core/api.h"
 #include "tf_ops/checks.h"
-#include "tf_ops/kernel_context.h"
 #include "tf_ops/op_registration.h"
 #include "tf_ops/run_loss.h"
 #include "tf_ops/runtime.h"
+#include "tf_ops/tf_kernel_context.h"
 
 namespace fastneg::tf_ops {
 namespace {
@@ -71,7 +71,7 @@ void FailForId(const SampledRowsArgs& args, KernelContext& context) {
 
 void Compute(void* opaque, TF_OpKernelContext* tf_context) {
   const SampledRowsKernel& kernel = *static_cast<const SampledRowsKernel*>(opaque);
-  KernelContext context(tf_context);
+  TfKernelContext context(tf_context);
   const Tensor labels = context.Input(kLabels);
   const Tensor sampled = context.Input(kSampled);
   if (context.ok()) Validate(kernel, labels, sampled, context);

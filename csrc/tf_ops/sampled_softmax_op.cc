@@ -1,17 +1,16 @@
 // Fastneg>SampledSoftmax: sampled_softmax_loss on gathered table rows, forward and, on request, its gradients for an
 // upstream gradient of 1 in every row; and Fastneg>SampledSoftmaxGrad, which turns these into the real ones. Biases are
 // a list of zero or one tensor.
+#include <array>
 #include <cstdint>
 #include <cstring>
 #include <string>
 
 #include "core/api.h"
 #include "tf_ops/checks.h"
-#include "tf_ops/kernel_attributes.h"
-#include "tf_ops/kernel_context.h"
-#include "tf_ops/op_registration.h"
+#include "tf_ops/loss_op.h"
 #include "tf_ops/run_loss.h"
-#include "tf_ops/runtime.h"
+#include "tf_ops/tf_kernel_context.h"
 
 namespace fastneg::tf_ops {
 namespace {
@@ -29,18 +28,15 @@ struct Inputs {
   Tensor biases;  // Empty where not given.
 };
 
-constexpr Attribute<SampledSoftmaxKernel> kGradAttributes[] = {
-    {"remove_accidental_hits", &SampledSoftmaxKernel::remove_accidental_hits, &ReadFlag},
-    {"num_biases", &SampledSoftmaxKernel::has_biases, &ReadPresence},
-};
-constexpr Attribute<SampledSoftmaxKernel> kAttributes[] = {
+constexpr std::array<Attribute<SampledSoftmaxKernel>, 2> kGradAttributes = {{
+    {"remove_accidental_hits", &SampledSoftmaxKernel::remove_accidental_hits, AttributeKind::kFlag},
+    {"num_biases", &SampledSoftmaxKernel::has_biases, AttributeKind::kPresence},
+}};
+constexpr std::array<Attribute<SampledSoftmaxKernel>, 3> kAttributes = {{
     kGradAttributes[0],
     kGradAttributes[1],
-    {"with_grad", &SampledSoftmaxKernel::with_grad, &ReadFlag},
-};
-
-void* Create(TF_OpKernelConstruction* construction) { return CreateKernel(construction, kAttributes); }
-void* CreateGrad(TF_OpKernelConstruction* construction) { return CreateKernel(construction, kGradAttributes); }
+    {"with_grad", &SampledSoftmaxKernel::with_grad, AttributeKind::kFlag},
+}};
 
 // The inputs of the forward operation, from number `next` on.
 Inputs ReadInputs(const SampledSoftmaxKernel& kernel, int next, KernelContext& context) {
@@ -131,10 +127,7 @@ void Run(const Inputs& inputs, KernelContext& context, SampledSoftmaxArgs* args)
   }
 }
 
-void ComputeLoss(void* opaque, TF_OpKernelContext* tf_context) {
-  const SampledSoftmaxKernel& kernel = *static_cast<const SampledSoftmaxKernel*>(opaque);
-  KernelContext context(tf_context);
-  if (!RuntimeIsUsable(context)) return;
+void ComputeLoss(const SampledSoftmaxKernel& kernel, KernelContext& context) {
   const Inputs inputs = ReadInputs(kernel, 0, context);
   if (context.ok()) Validate(inputs, context);
   if (!context.ok()) return;
@@ -174,7 +167,7 @@ void* At(const Tensor& tensor, int64_t index) {
 }
 
 // `size` elements from number `first` on of `out`, which may be `unit` itself, as scale * unit.
-void Scale(KernelContext& context, const Tensor& unit, const Tensor& out, double scale, int64_t first, int64_t size) {
+void Scale(TfKernelContext& context, const Tensor& unit, const Tensor& out, double scale, int64_t first, int64_t size) {
   if (scale == 0.0) {
     // Not 0 * unit: a loss that does not count has gradient 0 whatever its value is.
     std::memset(At(out, first), 0, static_cast<size_t>(size) * SizeOf(out.dtype()));
@@ -192,7 +185,7 @@ void Scale(KernelContext& context, const Tensor& unit, const Tensor& out, double
 }
 
 // The unit gradient times `scale` as an output, in the same buffer where that can be.
-void ScaleOutput(KernelContext& context, int input, int output, TF_DataType dtype, double scale) {
+void ScaleOutput(TfKernelContext& context, int input, int output, TF_DataType dtype, double scale) {
   Tensor unit = context.Input(input);
   if (!context.ok()) return;
   if (dtype == unit.dtype() && scale == 1.0) {
@@ -219,7 +212,7 @@ enum GradOutputIndex { kRowsOut, kInputsOut, kBiasesOut };
 
 // Upstream gradients that differ: the inputs' gradients are scaled row by row, those of the table are computed again.
 void ComputeWeighted(const SampledSoftmaxKernel& kernel, const Inputs& inputs, const Tensor& upstream,
-                     KernelContext& context) {
+                     TfKernelContext& context) {
   const TF_DataType dtype = inputs.rows.dtype(), compute_dtype = upstream.dtype();
   SampledSoftmaxArgs args = Arguments(kernel, inputs);
   const Tensor unit_inputs = context.Input(kUnitInputs);
@@ -249,7 +242,7 @@ void ComputeWeighted(const SampledSoftmaxKernel& kernel, const Inputs& inputs, c
 
 void ComputeGrad(void* opaque, TF_OpKernelContext* tf_context) {
   const SampledSoftmaxKernel& kernel = *static_cast<const SampledSoftmaxKernel*>(opaque);
-  KernelContext context(tf_context);
+  TfKernelContext context(tf_context);
   if (!RuntimeIsUsable(context)) return;
   const Inputs inputs = ReadInputs(kernel, kFirstForward, context);
   const Tensor upstream = context.Input(kUpstream);
@@ -291,17 +284,17 @@ void InferShapes(TF_ShapeInferenceContext* context, TF_Status* status) {
   if (CheckRanks(kRanks, context, status)) TF_ShapeInferenceContextSetUnknownShape(context, status);
 }
 
-[[maybe_unused]] const bool kRegistered = RegisterOp(
-    {
-        "Fastneg>SampledSoftmax",
-        {"rows: T", "inputs: T", "label_rows: int32", "sampled_rows: int32", "true_expected_count: Tc",
-         "sampled_expected_count: Tc", "biases: num_biases * Tc"},
-        {"loss: Tc", "grad_rows: Tc", "grad_inputs: Tc", "grad_biases: Tc"},
-        {"T: {half, bfloat16, float, double}", "Tc: {float, double}", "num_biases: int >= 0",
-         "remove_accidental_hits: bool = true", "with_grad: bool = false"},
-        &InferShapes<0>,
-    },
-    {&Create, &ComputeLoss, &DestroyKernel<SampledSoftmaxKernel>});
+[[maybe_unused]] const bool kRegistered = LossKernel<SampledSoftmaxKernel, kAttributes, &ComputeLoss>::Register({
+    "Fastneg>SampledSoftmax",
+    {"rows: T", "inputs: T", "label_rows: int32", "sampled_rows: int32", "true_expected_count: Tc",
+     "sampled_expected_count: Tc", "biases: num_biases * Tc"},
+    {"loss: Tc", "grad_rows: Tc", "grad_inputs: Tc", "grad_biases: Tc"},
+    {"T: {half, bfloat16, float, double}", "Tc: {float, double}", "num_biases: int >= 0",
+     "remove_accidental_hits: bool = true", "with_grad: bool = false"},
+    &InferShapes<0>,
+});
+
+using GradKernelFactory = KernelFactory<SampledSoftmaxKernel, kGradAttributes>;
 
 [[maybe_unused]] const bool kGradRegistered = RegisterOp(
     {
@@ -314,7 +307,7 @@ void InferShapes(TF_ShapeInferenceContext* context, TF_Status* status) {
          "remove_accidental_hits: bool = true"},
         &InferShapes<kFirstForward>,
     },
-    {&CreateGrad, &ComputeGrad, &DestroyKernel<SampledSoftmaxKernel>});
+    {&GradKernelFactory::Create, &ComputeGrad, &GradKernelFactory::Destroy});
 
 }  // namespace
 }  // namespace fastneg::tf_ops

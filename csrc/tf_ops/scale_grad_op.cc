@@ -4,10 +4,10 @@
 #include <vector>
 
 #include "core/api.h"
-#include "tf_ops/kernel_context.h"
 #include "tf_ops/op_registration.h"
 #include "tf_ops/run_loss.h"
 #include "tf_ops/runtime.h"
+#include "tf_ops/tf_kernel_context.h"
 
 namespace fastneg::tf_ops {
 namespace {
@@ -25,7 +25,7 @@ void* Create(TF_OpKernelConstruction* construction) {
 
 void Destroy(void* kernel) { delete static_cast<TF_DataType*>(kernel); }
 
-void ScaleOne(KernelContext& context, int index, TF_DataType dtype, double scale) {
+void ScaleOne(TfKernelContext& context, int index, TF_DataType dtype, double scale) {
   const int input = index + 1;
   Tensor unit_grad = context.Input(input);
   if (!context.ok()) return;
@@ -66,7 +66,7 @@ void ScaleOne(KernelContext& context, int index, TF_DataType dtype, double scale
 
 void Compute(void* kernel, TF_OpKernelContext* tf_context) {
   const TF_DataType dtype = *static_cast<const TF_DataType*>(kernel);
-  KernelContext context(tf_context);
+  TfKernelContext context(tf_context);
   const Tensor scale = context.Input(0);
   if (!context.ok() || !RuntimeIsUsable(context)) return;
   if (scale.rank() != 0) {

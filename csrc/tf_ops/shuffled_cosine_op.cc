@@ -1,16 +1,15 @@
 // Fastneg>ShuffledCosine: negative_cosine_loss over softmax-normalised candidates, forward and, on request, all its
 // gradients, for an upstream gradient of 1; Fastneg>ScaleGrad turns them into the real ones. Optional inputs are lists
 // of zero or one tensor.
+#include <array>
 #include <cstdint>
 #include <string>
 
 #include "core/api.h"
 #include "tf_ops/checks.h"
-#include "tf_ops/kernel_attributes.h"
 #include "tf_ops/kernel_context.h"
-#include "tf_ops/op_registration.h"
+#include "tf_ops/loss_op.h"
 #include "tf_ops/run_loss.h"
-#include "tf_ops/runtime.h"
 
 namespace fastneg::tf_ops {
 namespace {
@@ -30,14 +29,12 @@ struct Inputs {
   Tensor sampling_probability, candidate_ids;  // Empty where not given.
 };
 
-constexpr Attribute<ShuffledCosineKernel> kAttributes[] = {
-    {"with_grad", &ShuffledCosineKernel::with_grad, &ReadFlag},
-    {"with_scalar_grad", &ShuffledCosineKernel::with_scalar_grad, &ReadFlag},
-    {"num_sampling_probabilities", &ShuffledCosineKernel::has_sampling_probability, &ReadPresence},
-    {"num_candidate_ids", &ShuffledCosineKernel::has_candidate_ids, &ReadPresence},
-};
-
-void* Create(TF_OpKernelConstruction* construction) { return CreateKernel(construction, kAttributes); }
+constexpr std::array<Attribute<ShuffledCosineKernel>, 4> kAttributes = {{
+    {"with_grad", &ShuffledCosineKernel::with_grad, AttributeKind::kFlag},
+    {"with_scalar_grad", &ShuffledCosineKernel::with_scalar_grad, AttributeKind::kFlag},
+    {"num_sampling_probabilities", &ShuffledCosineKernel::has_sampling_probability, AttributeKind::kPresence},
+    {"num_candidate_ids", &ShuffledCosineKernel::has_candidate_ids, AttributeKind::kPresence},
+}};
 
 Inputs ReadInputs(const ShuffledCosineKernel& kernel, KernelContext& context) {
   Inputs inputs;
@@ -113,7 +110,7 @@ void Run(const Inputs& inputs, const Outputs& outputs, KernelContext& context, S
   args->grad_item = DataOrNull(outputs.grad_doc);
   args->grad_scalars = DataOrNull(outputs.grad_scalars);
   int64_t bad_entry = 0;
-  args->error_index = &bad_entry;
+  if (context.device() == nullptr) args->error_index = &bad_entry;
   const Status status = RunLoss(context, &ShuffledCosineWorkspaceBytes, &ShuffledCosine, args);
   if (status == Status::kNotAPermutation) {
     context.Fail(TF_INVALID_ARGUMENT, "`permutations` must hold each of 0 .. " + Text(args->batch_size - 1) +
@@ -129,18 +126,15 @@ void Run(const Inputs& inputs, const Outputs& outputs, KernelContext& context, S
   }
 }
 
-void Compute(void* opaque, TF_OpKernelContext* tf_context) {
-  const ShuffledCosineKernel& kernel = *static_cast<const ShuffledCosineKernel*>(opaque);
-  KernelContext context(tf_context);
-  if (!RuntimeIsUsable(context)) return;
+void Compute(const ShuffledCosineKernel& kernel, KernelContext& context) {
   const Inputs inputs = ReadInputs(kernel, context);
   if (context.ok()) Validate(inputs, context);
   if (!context.ok()) return;
   const Outputs outputs = AllocateOutputs(kernel, inputs, context);
   if (!context.ok()) return;
   if (inputs.query.dim(0) == 0) {
-    SetZero(outputs.loss);
-    SetZero(outputs.grad_scalars);
+    context.SetZero(outputs.loss);
+    context.SetZero(outputs.grad_scalars);
     return;
   }
   ShuffledCosineArgs args;
@@ -158,18 +152,16 @@ void InferShapes(TF_ShapeInferenceContext* context, TF_Status* status) {
   if (CheckRanks(kRanks, context, status)) SetScalarLossShapes(context, status);
 }
 
-[[maybe_unused]] const bool kRegistered = RegisterOp(
-    {
-        "Fastneg>ShuffledCosine",
-        {"query: T", "doc: T", "permutations: Tperm", "gamma: Tc",
-         "sampling_probability: num_sampling_probabilities * Tc", "candidate_ids: num_candidate_ids * int64"},
-        {"loss: Tc", "grad_query: Tc", "grad_doc: Tc", "grad_scalars: Tc"},
-        {"T: {half, bfloat16, float, double}", "Tc: {float, double}", "Tperm: {int32, int64}",
-         "num_sampling_probabilities: int >= 0", "num_candidate_ids: int >= 0", "with_grad: bool = false",
-         "with_scalar_grad: bool = false"},
-        &InferShapes,
-    },
-    {&Create, &Compute, &DestroyKernel<ShuffledCosineKernel>});
+[[maybe_unused]] const bool kRegistered = LossKernel<ShuffledCosineKernel, kAttributes, &Compute>::Register({
+    "Fastneg>ShuffledCosine",
+    {"query: T", "doc: T", "permutations: Tperm", "gamma: Tc", "sampling_probability: num_sampling_probabilities * Tc",
+     "candidate_ids: num_candidate_ids * int64"},
+    {"loss: Tc", "grad_query: Tc", "grad_doc: Tc", "grad_scalars: Tc"},
+    {"T: {half, bfloat16, float, double}", "Tc: {float, double}", "Tperm: {int32, int64}",
+     "num_sampling_probabilities: int >= 0", "num_candidate_ids: int >= 0", "with_grad: bool = false",
+     "with_scalar_grad: bool = false"},
+    &InferShapes,
+});
 
 }  // namespace
 }  // namespace fastneg::tf_ops

@@ -1,15 +1,14 @@
 // Fastneg>SvSoftmax: support_vector_guided_softmax_loss, forward and, on request, all its gradients, for an upstream
 // gradient of 1; Fastneg>ScaleGrad turns them into the real ones. `weights` is a list of zero or one tensor.
+#include <array>
 #include <cstdint>
 #include <string>
 
 #include "core/api.h"
 #include "tf_ops/checks.h"
-#include "tf_ops/kernel_attributes.h"
 #include "tf_ops/kernel_context.h"
-#include "tf_ops/op_registration.h"
+#include "tf_ops/loss_op.h"
 #include "tf_ops/run_loss.h"
-#include "tf_ops/runtime.h"
 
 namespace fastneg::tf_ops {
 namespace {
@@ -28,13 +27,11 @@ struct Inputs {
   Tensor weights;  // Empty where not given.
 };
 
-constexpr Attribute<SvSoftmaxKernel> kAttributes[] = {
-    {"with_grad", &SvSoftmaxKernel::with_grad, &ReadFlag},
-    {"with_scalar_grad", &SvSoftmaxKernel::with_scalar_grad, &ReadFlag},
-    {"num_weights", &SvSoftmaxKernel::has_weights, &ReadPresence},
-};
-
-void* Create(TF_OpKernelConstruction* construction) { return CreateKernel(construction, kAttributes); }
+constexpr std::array<Attribute<SvSoftmaxKernel>, 3> kAttributes = {{
+    {"with_grad", &SvSoftmaxKernel::with_grad, AttributeKind::kFlag},
+    {"with_scalar_grad", &SvSoftmaxKernel::with_scalar_grad, AttributeKind::kFlag},
+    {"num_weights", &SvSoftmaxKernel::has_weights, AttributeKind::kPresence},
+}};
 
 Inputs ReadInputs(const SvSoftmaxKernel& kernel, KernelContext& context) {
   Inputs inputs;
@@ -122,10 +119,7 @@ void Run(const Inputs& inputs, const Outputs& outputs, KernelContext& context, S
   }
 }
 
-void Compute(void* opaque, TF_OpKernelContext* tf_context) {
-  const SvSoftmaxKernel& kernel = *static_cast<const SvSoftmaxKernel*>(opaque);
-  KernelContext context(tf_context);
-  if (!RuntimeIsUsable(context)) return;
+void Compute(const SvSoftmaxKernel& kernel, KernelContext& context) {
   Inputs inputs = ReadInputs(kernel, context);
   if (context.ok()) Validate(inputs, context);
   if (!context.ok()) return;
@@ -149,17 +143,15 @@ void InferShapes(TF_ShapeInferenceContext* context, TF_Status* status) {
   if (CheckRanks(kRanks, context, status)) SetScalarLossShapes(context, status);
 }
 
-[[maybe_unused]] const bool kRegistered = RegisterOp(
-    {
-        "Fastneg>SvSoftmax",
-        {"pos_score: T", "neg_scores: T", "smooth: Tc", "margin: Tc", "t: Tc", "threshold: Tc",
-         "weights: num_weights * Tc"},
-        {"loss: Tc", "grad_pos: Tc", "grad_neg: Tc", "grad_weights: Tc", "grad_scalars: Tc"},
-        {"T: {half, bfloat16, float, double}", "Tc: {float, double}", "num_weights: int >= 0",
-         "with_grad: bool = false", "with_scalar_grad: bool = false"},
-        &InferShapes,
-    },
-    {&Create, &Compute, &DestroyKernel<SvSoftmaxKernel>});
+[[maybe_unused]] const bool kRegistered = LossKernel<SvSoftmaxKernel, kAttributes, &Compute>::Register({
+    "Fastneg>SvSoftmax",
+    {"pos_score: T", "neg_scores: T", "smooth: Tc", "margin: Tc", "t: Tc", "threshold: Tc",
+     "weights: num_weights * Tc"},
+    {"loss: Tc", "grad_pos: Tc", "grad_neg: Tc", "grad_weights: Tc", "grad_scalars: Tc"},
+    {"T: {half, bfloat16, float, double}", "Tc: {float, double}", "num_weights: int >= 0", "with_grad: bool = false",
+     "with_scalar_grad: bool = false"},
+    &InferShapes,
+});
 
 }  // namespace
 }  // namespace fastneg::tf_ops

@@ -253,6 +253,10 @@ class Backend(Protocol):
     def load(self) -> None:
         """Makes the backend usable, or raises with the reason why it cannot be."""
 
+    def runs_in_xla(self, loss: str) -> bool:
+        """Whether a function that XLA compiles can call the function named `loss`."""
+        ...
+
     def describe(self) -> dict[str, Any]:
         """Returns facts for `fastneg.build_info`."""
         ...

@@ -14,6 +14,7 @@ __all__ = [
     "pairwise_logistic",
     "random_permutations",
     "rolled_softmax",
+    "runs_in_xla",
     "sampled_softmax",
     "shuffled_cosine",
     "sv_softmax",
@@ -22,6 +23,11 @@ __all__ = [
 
 def load() -> None:
     """Does nothing: there is nothing to load."""
+
+
+def runs_in_xla(loss: str) -> bool:
+    """XLA compiles whatever this backend does."""
+    return True
 
 
 def describe() -> dict[str, Any]:

@@ -16,6 +16,9 @@ def scope(name: str | None, default: str) -> AbstractContextManager[Any]:
     return tf.name_scope(name or default)  # type: ignore[no-any-return]
 
 
-def backend() -> backends.Backend:
-    """Returns the backend in force; the reference inside XLA, which knows no other operations."""
-    return backends.load("reference") if in_xla() else config.active_backend()
+def backend(function: str) -> backends.Backend:
+    """Returns the backend in force, or the reference inside XLA if XLA cannot call `function`."""
+    chosen = config.active_backend()
+    if in_xla() and not chosen.runs_in_xla(function):
+        return backends.load("reference")
+    return chosen

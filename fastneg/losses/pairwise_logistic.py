@@ -51,8 +51,8 @@ def pairwise_loss(
 
     Raises:
         ValueError: An argument or a static shape is wrong.
-        tf.errors.InvalidArgumentError: A run-time shape is wrong, or a temperature tensor is 0. XLA
-            cannot raise: there the loss is NaN.
+        tf.errors.InvalidArgumentError: A run-time shape is wrong, or a temperature tensor is 0. The
+            composition inside XLA cannot raise for a temperature: its loss is NaN.
 
     Example:
         >>> labels = tf.constant([1, 0, 1, 0])
@@ -73,7 +73,7 @@ def pairwise_loss(
     """
     with common.scope(name, "pairwise_loss"):
         inputs = prepare(labels, logits, session_ids, margin, temperature, weights)
-        loss = common.backend().pairwise_logistic(
+        loss = common.backend("pairwise_logistic").pairwise_logistic(
             inputs.labels,
             inputs.logits,
             session_ids=inputs.session_ids,

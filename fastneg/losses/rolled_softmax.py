@@ -71,7 +71,8 @@ def softmax_loss_with_negative_mining(
     Raises:
         ValueError: An argument or a static shape is wrong.
         tf.errors.InvalidArgumentError: A run-time shape is wrong, K is not less than a B known only
-            then, or a shift is 0 modulo B. XLA cannot raise: there the loss is NaN.
+            then, or a shift is 0 modulo B. The composition inside XLA cannot raise for a shift: its
+            loss is NaN.
 
     Example:
         >>> users = tf.random.normal([8, 4], seed=1)
@@ -104,7 +105,7 @@ def softmax_loss_with_negative_mining(
             candidate_sampling_probability,
             candidate_ids,
         )
-        loss = common.backend().rolled_softmax(
+        loss = common.backend("rolled_softmax").rolled_softmax(
             inputs.user_emb,
             inputs.item_emb,
             inputs.labels,

@@ -90,7 +90,7 @@ def sampled_softmax_loss(
             sampled_values,
             seed,
         )
-        return common.backend().sampled_softmax(
+        return common.backend("sampled_softmax").sampled_softmax(
             prepared.weights,
             prepared.biases,
             prepared.labels,

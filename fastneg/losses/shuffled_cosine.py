@@ -62,7 +62,8 @@ def negative_cosine_loss(
     Raises:
         ValueError: An argument or a static shape is wrong.
         tf.errors.InvalidArgumentError: A run-time shape is wrong, a tensor `t` is 0, or a row of
-            `permutations` is no permutation. XLA cannot raise: there the loss is NaN.
+            `permutations` is no permutation. The composition inside XLA cannot raise for values:
+            its loss is NaN.
 
     Example:
         >>> queries = tf.random.normal([8, 4], seed=1)
@@ -76,7 +77,6 @@ def negative_cosine_loss(
         deep structured semantic models for web search using clickthrough data", CIKM 2013.
     """
     with common.scope(name, "negative_cosine_loss"):
-        backend = common.backend()
         inputs = prepare(
             query,
             doc,
@@ -88,11 +88,11 @@ def negative_cosine_loss(
             permutations,
             candidate_sampling_probability,
             candidate_ids,
-            backend.random_permutations,
+            common.backend("random_permutations").random_permutations,
         )
         if isinstance(inputs, BatchNormalizedInputs):
             return batch_normalized(*inputs)
-        return backend.shuffled_cosine(
+        return common.backend("shuffled_cosine").shuffled_cosine(
             inputs.query,
             inputs.doc,
             inputs.permutations,

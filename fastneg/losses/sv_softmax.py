@@ -67,7 +67,7 @@ def support_vector_guided_softmax_loss(
     """
     with common.scope(name, "support_vector_guided_softmax_loss"):
         inputs = prepare(pos_score, neg_scores, margin, t, smooth, threshold, weights)
-        loss = common.backend().sv_softmax(
+        loss = common.backend("sv_softmax").sv_softmax(
             inputs.pos_score,
             inputs.neg_scores,
             smooth=inputs.smooth,

@@ -28,6 +28,10 @@ class Call(NamedTuple):
     attribute: Callable[[str], Any]
 
 
+# The static shapes of the gradients among the outputs. (The operation's own shape function, in C,
+# cannot tell: it sees no attributes.)
+UnitShapes = Callable[[Call], Sequence[Any]]
+
 # From the upstream gradient to the gradients of the required and of the optional inputs; None for
 # an input without one.
 Gradients = Callable[[tf.Tensor, Call], tuple[Grads, Grads]]
@@ -40,6 +44,7 @@ class FusedLoss:
         op_type: The operation's type, "Fastneg>RolledSoftmax". Its first output is the loss; it has
             an attribute `with_grad`.
         gradients: Gives each input its gradient.
+        unit_shapes: Gives the outputs behind the loss their shapes.
         attributes: The names of the operation's other attributes that a caller sets.
         optional_inputs: For each input behind the required ones the attribute that says how many
             tensors (0 or 1) it has, and whether it is differentiated.
@@ -49,6 +54,7 @@ class FusedLoss:
         self,
         op_type: str,
         gradients: Gradients,
+        unit_shapes: UnitShapes,
         *,
         attributes: Sequence[str] = (),
         optional_inputs: Mapping[str, bool] | None = None,
@@ -58,6 +64,7 @@ class FusedLoss:
             for letter in op_type.partition(">")[2]
         )
         self._gradients = gradients
+        self._unit_shapes = unit_shapes
         self._attributes = tuple(attributes)
         self._optional_inputs = dict(optional_inputs or {})
         tf.RegisterGradient(op_type)(self._graph_gradient)
@@ -129,6 +136,9 @@ class FusedLoss:
             return self._recomputed(op)
         node = op.outputs[0].op
         node._set_attr("with_grad", attr_value_pb2.AttrValue(b=True))
+        call = Call(*self._inputs(op), node.outputs, op.get_attr)
+        for unit_grad, shape in zip(node.outputs[1:], self._unit_shapes(call), strict=True):
+            unit_grad.set_shape(shape)
         return list(node.outputs)
 
     def _recomputed(self, op: Any) -> Sequence[tf.Tensor]:

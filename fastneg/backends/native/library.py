@@ -15,6 +15,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from fastneg.backends.native import xla
+
 _PATH = Path(__file__).parents[2] / "_ops.so"
 
 
@@ -35,6 +37,7 @@ def load() -> None:
             f"FASTNEG_ISA must be one of {', '.join(_available_isas())}. "
             f"Received: {unavailable.decode()}."
         )
+    xla.load()
 
 
 @functools.cache
@@ -55,6 +58,7 @@ def describe() -> dict[str, Any]:
         "threads_from": _symbols().FastnegNumThreadsReason().decode(),
         "compiler": build.COMPILER,
         "build_type": build.BUILD_TYPE,
+        "xla": xla.why_not_loaded() or "loaded",
     }
 
 

@@ -1,5 +1,7 @@
 """The native `pairwise_loss`: the operation and its gradient."""
 
+from typing import Any
+
 import tensorflow as tf
 
 from fastneg.backends.native.fused_loss import Call, FusedLoss, Grads, reshaped
@@ -41,9 +43,19 @@ def _gradients(grad_loss: tf.Tensor, call: Call) -> tuple[Grads, Grads]:
     return [None, reshaped(grad_logits, logits), *grad_scalars], [None, grad_weights]
 
 
+def _unit_shapes(call: Call) -> list[Any]:
+    rows = call.required[1].shape[:1]
+    return [
+        rows,
+        [0] if call.optional[1] is None else rows,
+        [2] if call.attribute("with_scalar_grad") else [0],
+    ]
+
+
 _loss = FusedLoss(
     "Fastneg>PairwiseLogistic",
     _gradients,
+    _unit_shapes,
     attributes=("with_scalar_grad",),
     optional_inputs={"num_session_ids": False, "num_weights": True},
 )

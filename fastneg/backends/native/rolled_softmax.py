@@ -1,5 +1,7 @@
 """The native `softmax_loss_with_negative_mining`: the operation and its gradient."""
 
+from typing import Any
+
 import tensorflow as tf
 
 from fastneg.backends.native.fused_loss import Call, FusedLoss, Grads, reshaped
@@ -47,9 +49,20 @@ def _gradients(grad_loss: tf.Tensor, call: Call) -> tuple[Grads, Grads]:
     return [*grad_embeddings, None, None, *grad_scalars], [grad_weights, None, None]
 
 
+def _unit_shapes(call: Call) -> list[Any]:
+    user_emb, item_emb = call.required[:2]
+    return [
+        user_emb.shape,
+        item_emb.shape,
+        [0] if call.optional[0] is None else user_emb.shape[:1],
+        [3] if call.attribute("with_scalar_grad") else [0],
+    ]
+
+
 _loss = FusedLoss(
     "Fastneg>RolledSoftmax",
     _gradients,
+    _unit_shapes,
     attributes=("embed_normed", "with_scalar_grad"),
     optional_inputs={
         "num_weights": True,

@@ -77,9 +77,15 @@ def _gradients(grad_loss: tf.Tensor, call: Call) -> tuple[Grads, Grads]:
     return [grad_rows, grad_inputs, None, None, None, None], [grad_biases if biases else None]
 
 
+def _unit_shapes(call: Call) -> list[Any]:
+    rows, inputs = call.required[:2]
+    return [rows.shape, inputs.shape, [0] if call.optional[0] is None else rows.shape[:1]]
+
+
 _loss = FusedLoss(
     "Fastneg>SampledSoftmax",
     _gradients,
+    _unit_shapes,
     attributes=("remove_accidental_hits",),
     optional_inputs={"num_biases": True},
 )

@@ -1,5 +1,7 @@
 """The native `negative_cosine_loss`: the operation, its gradient, and the permutations it draws."""
 
+from typing import Any
+
 import tensorflow as tf
 
 from fastneg.backends.native.fused_loss import Call, FusedLoss, Grads
@@ -54,9 +56,15 @@ def _gradients(grad_loss: tf.Tensor, call: Call) -> tuple[Grads, Grads]:
     return [*grads, None, grad_gamma], [None, None]
 
 
+def _unit_shapes(call: Call) -> list[Any]:
+    query, doc = call.required[:2]
+    return [query.shape, doc.shape, [3] if call.attribute("with_scalar_grad") else [0]]
+
+
 _loss = FusedLoss(
     "Fastneg>ShuffledCosine",
     _gradients,
+    _unit_shapes,
     attributes=("with_scalar_grad",),
     optional_inputs={"num_sampling_probabilities": False, "num_candidate_ids": False},
 )

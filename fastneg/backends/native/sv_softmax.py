@@ -1,5 +1,7 @@
 """The native `support_vector_guided_softmax_loss`: the operation and its gradient."""
 
+from typing import Any
+
 import tensorflow as tf
 
 from fastneg.backends.native.fused_loss import Call, FusedLoss, Grads, reshaped
@@ -42,9 +44,20 @@ def _gradients(grad_loss: tf.Tensor, call: Call) -> tuple[Grads, Grads]:
     return [reshaped(grad_pos, pos_score), grad_neg, *grad_scalars, None], [grad_weights]
 
 
+def _unit_shapes(call: Call) -> list[Any]:
+    pos_score, neg_scores = call.required[:2]
+    return [
+        pos_score.shape[:1],
+        neg_scores.shape,
+        [0] if call.optional[0] is None else pos_score.shape[:1],
+        [3] if call.attribute("with_scalar_grad") else [0],
+    ]
+
+
 _loss = FusedLoss(
     "Fastneg>SvSoftmax",
     _gradients,
+    _unit_shapes,
     attributes=("with_scalar_grad",),
     optional_inputs={"num_weights": True},
 )

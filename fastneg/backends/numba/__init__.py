@@ -6,7 +6,7 @@ Python functions. The first call for a dtype compiles for some seconds; the mach
 on disk, next to this file or, where that cannot be written, in the user's cache directory.
 """
 
-from fastneg.backends.numba.backend import describe, load
+from fastneg.backends.numba.backend import describe, load, runs_in_xla
 from fastneg.backends.numba.pairwise_logistic import pairwise_logistic
 from fastneg.backends.numba.rolled_softmax import rolled_softmax
 from fastneg.backends.numba.sampled_softmax import sampled_softmax
@@ -20,6 +20,7 @@ __all__ = [
     "pairwise_logistic",
     "random_permutations",
     "rolled_softmax",
+    "runs_in_xla",
     "sampled_softmax",
     "shuffled_cosine",
     "sv_softmax",

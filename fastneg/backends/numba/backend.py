@@ -12,6 +12,11 @@ def load() -> None:
     """Does nothing: what can fail has failed by the time that this module is imported."""
 
 
+def runs_in_xla(loss: str) -> bool:
+    """XLA cannot call back into Python."""
+    return False
+
+
 def describe() -> dict[str, Any]:
     """Returns numba's version, the width of vectors and the number of threads."""
     return {
