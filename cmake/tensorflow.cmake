@@ -1,5 +1,5 @@
 # The TensorFlow that is installed beside this Python: its C++ headers and libraries, which fit no other version. Only
-# what cannot be built on the stable C API needs them (cmake/xla.cmake, cmake/cuda.cmake).
+# what cannot be built on the stable C API needs them (cmake/cuda.cmake, cmake/xla.cmake).
 
 # Looks for it, once. Sets
 #   FASTNEG_TENSORFLOW_PROBLEM  why it cannot be built against; empty if it can
@@ -59,13 +59,18 @@ function(fastneg_find_tensorflow)
   set(FASTNEG_TENSORFLOW "${version} ${git_version}" PARENT_SCOPE)
 endfunction()
 
+# fastneg_link_loaded_library(<target> <library>): links with a library of ours that is loaded whenever the target is.
+function(fastneg_link_loaded_library target library)
+  target_link_libraries(${target} PRIVATE "-Wl,--no-as-needed,$<TARGET_FILE:${library}>,--as-needed")
+  add_dependencies(${target} ${library})
+endfunction()
+
 # fastneg_add_tensorflow_library(<target> <output name> <sources>...): a library that brings the ops of _ops.so to
 # another part of TensorFlow. Nothing in it but what TensorFlow looks for is to be seen from outside.
 function(fastneg_add_tensorflow_library target output_name)
   add_library(${target} MODULE ${ARGN} csrc/tf_ops/kernel_context.cc)
-  target_link_libraries(${target} PRIVATE fastneg_options fastneg_tensorflow
-    "-Wl,--no-as-needed,$<TARGET_FILE:fastneg_ops>,--as-needed")
-  add_dependencies(${target} fastneg_ops)
+  target_link_libraries(${target} PRIVATE fastneg_options fastneg_tensorflow)
+  fastneg_link_loaded_library(${target} fastneg_ops)
   # The headers are large and their code does not run often.
   target_compile_options(${target} PRIVATE -O1)
   target_link_options(${target} PRIVATE -Wl,--exclude-libs,ALL -Wl,-z,nodelete)

@@ -26,7 +26,7 @@ class use_backend:  # noqa: N801 - used like a function.
     The choice is made while a loss is called or traced: a `tf.function` keeps the backend that it
     was traced with. It holds for all threads, because TensorFlow traces in threads of its own.
     Inside a function compiled by XLA the reference composition takes the place of a backend that
-    XLA cannot call: of "numba", and of "native" without its operations for XLA (see `native_xla` in
+    XLA cannot call: of "numba", and of "native" without its operations for XLA (see `xla` in
     `build_info`).
 
     Args:
@@ -131,7 +131,8 @@ def build_info() -> dict[str, Any]:
     Returns:
         A dictionary of plain values. `backend` is the name of the one in use, or None if the chosen
         one cannot be loaded; `backends` maps each name to None or to the reason why it cannot be
-        loaded. `cuda` tells in words whether the CUDA kernels were built, and if not, why.
+        loaded. `cuda` and `xla` are "loaded" if the native backend's operations on GPUs and inside
+        XLA are, else the reason why not.
     """
     with _lock:
         chosen = _chosen()
@@ -145,7 +146,8 @@ def build_info() -> dict[str, Any]:
         "backend_chosen": chosen,
         "backend": in_use if reasons[in_use] is None else None,
         "backends": reasons,
-        "cuda": _describe_cuda(),
+        "cuda": _describe_library("cuda"),
+        "xla": _describe_library("xla"),
     }
     for name in backends.NAMES:
         if reasons[name] is None:
@@ -154,12 +156,9 @@ def build_info() -> dict[str, Any]:
     return info
 
 
-def _describe_cuda() -> str:
-    try:
-        problem = importlib.import_module("fastneg._build_info").CUDA_PROBLEM
-    except (ImportError, AttributeError):
-        return "not built"
-    return f"not built: {problem}" if problem else "built; no operation uses it yet"
+def _describe_library(name: str) -> str:
+    module = importlib.import_module(f"fastneg.backends.native.{name}")
+    return module.library.why_not_loaded() or "loaded"
 
 
 def show_config() -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import cuda_on_host
 import pytest
+from processes import run_python
 
 _ARCHITECTURE = "sm_90"
 _NVCC = shutil.which("nvcc")
@@ -114,3 +115,29 @@ def test_shows_nothing_but_its_entries(built: tuple[Path, str]) -> None:
     names = [line.split()[-1] for line in listed.stdout.splitlines()]
     assert names
     assert [name for name in names if not name.startswith("FastnegCuda")] == []
+
+
+def test_operations_load_without_a_gpu(
+    native: str, built: tuple[Path, str], tmp_path: Path
+) -> None:
+    """TensorFlow takes them, and the CPU's kernels stay in use."""
+    import cuda_operations
+
+    if (reason := cuda_operations.why_not()) is not None:
+        pytest.skip(reason)
+    library = tmp_path / "_ops_cuda.so"
+    cuda_operations.build(library, built[0], on_host=False)
+    run_python(
+        f"""
+        import fastneg, numpy as np, tensorflow as tf
+        from tensorflow.python.framework import kernels
+        from small_cases import CASES
+        tf.load_library({str(library)!r})
+        for name in {cuda_operations.OPERATIONS}:
+            found = kernels.get_registered_kernels_for_op("Fastneg>" + name).kernel
+            assert {{kernel.device_type for kernel in found}} == {{"CPU", "GPU"}}, (name, found)
+        case = CASES["rolled_softmax"]
+        with fastneg.use_backend("native"):
+            assert np.isfinite(case.loss(*(tf.constant(v) for v in case.arguments.values())))
+        """
+    )

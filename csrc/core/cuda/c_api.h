@@ -26,4 +26,10 @@ FASTNEG_CUDA_EXPORT size_t FastnegCudaSvSoftmaxArgsBytes();
 FASTNEG_CUDA_EXPORT size_t FastnegCudaSvSoftmaxWorkspaceBytes(const fastneg::SvSoftmaxArgs* args);
 FASTNEG_CUDA_EXPORT int32_t FastnegCudaSvSoftmax(const fastneg::SvSoftmaxArgs* args, void* stream);
 
+FASTNEG_CUDA_EXPORT int32_t FastnegCudaScaleGrad(const fastneg::ScaleGradArgs* args, const void* scale, void* stream);
+
+FASTNEG_CUDA_EXPORT int32_t FastnegCudaCopyToHost(void* host, const void* device, size_t num_bytes, void* stream);
+
+FASTNEG_CUDA_EXPORT int32_t FastnegCudaSetZero(void* memory, size_t num_bytes, void* stream);
+
 #endif  // FASTNEG_CORE_CUDA_C_API_H_

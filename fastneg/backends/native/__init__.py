@@ -6,7 +6,7 @@ from fastneg.backends.native.rolled_softmax import rolled_softmax
 from fastneg.backends.native.sampled_softmax import sampled_softmax
 from fastneg.backends.native.shuffled_cosine import random_permutations, shuffled_cosine
 from fastneg.backends.native.sv_softmax import sv_softmax
-from fastneg.backends.native.xla import lowers as runs_in_xla
+from fastneg.backends.native.xla import calls as runs_in_xla
 
 __all__ = [
     "describe",

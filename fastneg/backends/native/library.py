@@ -15,7 +15,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from fastneg.backends.native import xla
+from fastneg.backends.native import cuda, xla
 
 _PATH = Path(__file__).parents[2] / "_ops.so"
 
@@ -37,7 +37,8 @@ def load() -> None:
             f"FASTNEG_ISA must be one of {', '.join(_available_isas())}. "
             f"Received: {unavailable.decode()}."
         )
-    xla.load()
+    xla.library.load()
+    cuda.library.load()
 
 
 @functools.cache
@@ -58,7 +59,6 @@ def describe() -> dict[str, Any]:
         "threads_from": _symbols().FastnegNumThreadsReason().decode(),
         "compiler": build.COMPILER,
         "build_type": build.BUILD_TYPE,
-        "xla": xla.why_not_loaded() or "loaded",
     }
 
 

@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
+#include <mutex>
 #include <random>
 #include <vector>
 
@@ -187,6 +188,9 @@ const uint64_t* Exchange(unsigned int mask, uint64_t value, const char* operatio
 }
 
 void RunGrid(unsigned int blocks, unsigned int threads, void (*thread)(void* context), void* context) {
+  // TensorFlow may launch from several threads.
+  static std::mutex mutex;
+  const std::lock_guard<std::mutex> lock(mutex);
   device.thread = thread;
   device.context = context;
   if (device.fibers.size() < threads) device.fibers.resize(threads);

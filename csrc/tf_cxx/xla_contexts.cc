@@ -1,8 +1,8 @@
-#include "tf_xla/contexts.h"
+#include "tf_cxx/xla_contexts.h"
 
 #include <utility>
 
-namespace fastneg::tf_xla {
+namespace fastneg::tf_cxx {
 
 ShapeContext::ShapeContext(std::vector<Buffer> inputs, int num_outputs, int num_threads, const tf_ops::Device* device)
     : inputs_(std::move(inputs)),
@@ -14,8 +14,7 @@ ShapeContext::ShapeContext(std::vector<Buffer> inputs, int num_outputs, int num_
   static double one_double = 1.0;
   static float one_float = 1.0f;
   for (Buffer& input : inputs_) {
-    if (input.rank == 0 && input.dtype == TF_DOUBLE) input.data = &one_double;
-    if (input.rank == 0 && input.dtype == TF_FLOAT) input.data = &one_float;
+    if (IsFloatScalar(input)) input.data = input.dtype == TF_DOUBLE ? static_cast<void*>(&one_double) : &one_float;
   }
 }
 
@@ -49,4 +48,4 @@ Tensor RunContext::AllocateTemp(size_t num_bytes) {
   return Tensor();
 }
 
-}  // namespace fastneg::tf_xla
+}  // namespace fastneg::tf_cxx

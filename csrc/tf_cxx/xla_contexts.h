@@ -1,7 +1,7 @@
 // The two sides of a loss's op inside XLA: when XLA compiles, shapes are all there is; when the compiled program runs,
 // the op finds its buffers laid out.
-#ifndef FASTNEG_TF_XLA_CONTEXTS_H_
-#define FASTNEG_TF_XLA_CONTEXTS_H_
+#ifndef FASTNEG_TF_CXX_XLA_CONTEXTS_H_
+#define FASTNEG_TF_CXX_XLA_CONTEXTS_H_
 
 #include <cstddef>
 #include <cstdint>
@@ -10,10 +10,15 @@
 
 #include "tf_ops/kernel_context.h"
 
-namespace fastneg::tf_xla {
+namespace fastneg::tf_cxx {
 
 using tf_ops::Buffer;
 using tf_ops::Tensor;
+
+// Whether it is one of the scalars that ops read on the host.
+inline bool IsFloatScalar(const Buffer& buffer) {
+  return buffer.rank == 0 && (buffer.dtype == TF_FLOAT || buffer.dtype == TF_DOUBLE);
+}
 
 struct OutputShape {
   TF_DataType dtype = TF_FLOAT;
@@ -79,6 +84,6 @@ class RunContext final : public tf_ops::KernelContext {
   Failure failure_;
 };
 
-}  // namespace fastneg::tf_xla
+}  // namespace fastneg::tf_cxx
 
-#endif  // FASTNEG_TF_XLA_CONTEXTS_H_
+#endif  // FASTNEG_TF_CXX_XLA_CONTEXTS_H_

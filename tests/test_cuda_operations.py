@@ -1,0 +1,214 @@
+"""The operations on GPUs, without one: TensorFlow runs them with kernels on the host."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import cuda_on_host
+import cuda_operations
+import ml_dtypes
+import numpy as np
+import pytest
+import tensorflow as tf
+from small_cases import CASES, B
+
+import fastneg
+from fastneg import backends
+from fastneg.backends.native import cuda, xla
+
+DIFFERENTIABLE = {
+    "rolled_softmax": ("user_emb", "item_emb", "weights"),
+    "shuffled_cosine": ("query", "doc"),
+    "sv_softmax": ("pos_score", "neg_scores", "weights"),
+}
+TOLERANCES = {
+    np.dtype(ml_dtypes.bfloat16): 1e-2,
+    np.dtype(np.float16): 2e-3,
+    np.dtype(np.float32): 2e-6,
+    np.dtype(np.float64): 1e-13,
+}
+
+
+@pytest.fixture(scope="module")
+def operations(
+    kernels_of_session: cuda_on_host.Kernels, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """The operations for GPUs with the host's kernels, in this process, under a label."""
+    if (reason := cuda_operations.why_not()) is not None:
+        pytest.skip(reason)
+    library = tmp_path_factory.mktemp("operations") / "ops_cuda_on_host.so"
+    cuda_operations.build(library, kernels_of_session.path, on_host=True)
+    tf.load_library(str(library))
+
+
+@pytest.fixture
+def graph(native: str, operations: None) -> Iterator[tf.Graph]:
+    """A graph whose operations of fastneg's have the labelled kernels."""
+    with tf.Graph().as_default() as graph, contextlib.ExitStack() as stack:
+        labels = {f"Fastneg>{name}": cuda_operations.LABEL for name in cuda_operations.OPERATIONS}
+        stack.enter_context(graph._kernel_label_map(labels))
+        yield graph
+    nodes = [node for node in graph.as_graph_def().node if node.op in labels]
+    assert nodes
+    assert all(node.attr["_kernel"].s.decode() == cuda_operations.LABEL for node in nodes)
+
+
+def _arguments(name: str, dtype: Any) -> list[np.ndarray]:
+    compute_dtype = np.float64 if dtype == np.float64 else np.float32
+    wide = ("weights", "candidate_sampling_probability")
+    return [
+        value.astype(compute_dtype if key in wide else dtype)
+        if value.dtype == np.float32 and key != "labels"
+        else value
+        for key, value in CASES[name].arguments.items()
+    ]
+
+
+def _with_gradients(name: str, arguments: list[tf.Tensor]) -> tuple[tf.Tensor, list[tf.Tensor]]:
+    followed = [
+        argument
+        for key, argument in zip(CASES[name].arguments, arguments, strict=True)
+        if key in DIFFERENTIABLE[name]
+    ]
+    loss = -3.0 * CASES[name].loss(*arguments)
+    return loss, tf.gradients(loss, followed)
+
+
+def _truth(name: str, arguments: list[np.ndarray]) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Of plain TensorFlow in float64."""
+    wide = [
+        value.astype(np.float64) if value.dtype.kind not in "biu" else value for value in arguments
+    ]
+
+    return _plain(lambda: _with_gradients(name, [tf.constant(value) for value in wide]))
+
+
+def _plain(compute: Callable[[], Any]) -> Any:
+    """What plain TensorFlow computes in a graph of its own."""
+    with (
+        tf.Graph().as_default(),
+        fastneg.use_backend("reference"),
+        tf.compat.v1.Session() as session,
+    ):
+        return session.run(compute())
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES, ids=lambda dtype: dtype.name)
+@pytest.mark.parametrize("name", DIFFERENTIABLE)
+def test_values_and_gradients(graph: tf.Graph, name: str, dtype: np.dtype) -> None:
+    arguments = _arguments(name, dtype)
+    expected_loss, expected_grads = _truth(name, arguments)
+    loss, grads = _with_gradients(name, [tf.constant(value) for value in arguments])
+    with tf.compat.v1.Session() as session:
+        loss, grads = session.run([loss, grads])
+    wide = TOLERANCES[np.dtype(np.float64 if dtype == np.float64 else np.float32)]
+    np.testing.assert_allclose(loss, expected_loss, rtol=wide)
+    for grad, expected in zip(grads, expected_grads, strict=True):
+        tolerance = max(wide, TOLERANCES[grad.dtype])
+        scale = np.max(np.abs(expected))
+        np.testing.assert_allclose(
+            grad.astype(np.float64), expected, rtol=tolerance, atol=tolerance * scale
+        )
+
+
+def test_gradients_of_scores_take_their_place_in_memory(graph: tf.Graph) -> None:
+    """And a second reader of the scores still finds them."""
+    scores = tf.random.normal([40, 30], seed=1)
+    kept = tf.identity(scores)
+    loss = fastneg.support_vector_guided_softmax_loss(scores[:, 0], 2.0 * scores)
+    (grad,) = tf.gradients(loss, scores)
+    with tf.compat.v1.Session() as session:
+        scores, kept, grad = session.run([scores, kept, grad])
+    np.testing.assert_array_equal(scores, kept)
+
+    def gradient() -> tf.Tensor:
+        wide = tf.constant(scores, tf.float64)
+        loss = fastneg.support_vector_guided_softmax_loss(wide[:, 0], 2.0 * wide)
+        return tf.gradients(loss, wide)[0]
+
+    np.testing.assert_allclose(grad, _plain(gradient), rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("upstream", [0.0, 1.0])
+def test_upstream_gradients(graph: tf.Graph, upstream: float) -> None:
+    """0 hides a loss that is NaN; 1 leaves the gradients as they are."""
+    users = tf.constant(np.full([B, 4], np.nan if upstream == 0.0 else 0.5, np.float32))
+    loss = upstream * fastneg.softmax_loss_with_negative_mining(
+        users, tf.ones([B, 4]), tf.ones([B]), shifts=[1, 2]
+    )
+    (grad,) = tf.gradients(loss, users)
+    with tf.compat.v1.Session() as session:
+        np.testing.assert_allclose(session.run(grad), np.zeros([B, 4]), atol=1e-7)
+
+
+def test_trainable_scalars(graph: tf.Graph) -> None:
+    arguments = _arguments("rolled_softmax", np.float32)[:3]
+    scalars = [tf.constant(value) for value in (5.0, 0.1, 1.2)]
+
+    def gradients(arguments: list[Any], scalars: list[Any]) -> list[tf.Tensor]:
+        gamma, margin, t = scalars
+        loss = fastneg.softmax_loss_with_negative_mining(
+            *arguments, shifts=[1, 3], gamma=gamma, margin=margin, t=t
+        )
+        return tf.gradients(loss, scalars)
+
+    with tf.compat.v1.Session() as session:
+        grads = session.run(gradients(arguments, scalars))
+    wide = [value.astype(np.float64) for value in arguments]
+    expected = _plain(
+        lambda: gradients(wide, [tf.constant(value, tf.float64) for value in (5, 0.1, 1.2)])
+    )
+    np.testing.assert_allclose(grads, expected, rtol=1e-5)
+
+
+def test_empty_batch(graph: tf.Graph) -> None:
+    users = tf.compat.v1.placeholder(tf.float32, [None, 4])
+    loss = fastneg.softmax_loss_with_negative_mining(users, users, users[:, 0])
+    grads = tf.gradients(loss, users)
+    with tf.compat.v1.Session() as session:
+        loss, (grad,) = session.run([loss, grads], {users: np.ones([0, 4])})
+    assert loss == 0
+    assert grad.shape == (0, 4)
+
+
+BAD_SHAPES = {
+    "items": ([8, 4], [8, 5], [8], r"`item_emb` must have the shape of `user_emb`, \[8, 4\]\."),
+    "labels": ([8, 4], [8, 4], [7], r"`labels` must have shape \[8\] or \[8, 1\]\. Received: \[7"),
+    "batch": ([4, 4], [4, 4], [4], r"`num_negative_samples` must be at least 1 and less than the"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_SHAPES)
+def test_bad_shapes_raise_as_on_the_cpu(graph: tf.Graph, case: str) -> None:
+    *shapes, message = BAD_SHAPES[case]
+    inputs = [tf.compat.v1.placeholder(tf.float32, [None] * len(shape)) for shape in shapes]
+    loss = fastneg.softmax_loss_with_negative_mining(*inputs, 4)
+    values = [np.ones(shape) for shape in shapes]
+    with (
+        tf.compat.v1.Session() as session,
+        pytest.raises(tf.errors.InvalidArgumentError, match=message),
+    ):
+        session.run(loss, dict(zip(inputs, values, strict=True)))
+
+
+def test_bad_values_make_the_results_nan(graph: tf.Graph) -> None:
+    """Looking at them on the host would make it wait for the GPU at every step."""
+    shifts = tf.compat.v1.placeholder(tf.int64, [2])
+    users = tf.ones([B, 4])
+    loss = fastneg.softmax_loss_with_negative_mining(users, users, users[:, 0], shifts=shifts)
+    (grad,) = tf.gradients(loss, users)
+    with tf.compat.v1.Session() as session:
+        results = session.run([loss, grad], {shifts: [1, B]})
+        assert all(np.all(np.isnan(result)) for result in results)
+        assert np.isfinite(session.run(loss, {shifts: [1, B - 1]}))
+
+
+def test_xla_may_compile_for_gpus(native: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the operations on GPUs and inside XLA are loaded, for the losses that have kernels."""
+    devices = [*tf.config.list_logical_devices(), tf.config.LogicalDevice("/device:GPU:0", "GPU")]
+    monkeypatch.setattr(tf.config, "list_logical_devices", lambda: devices)
+    monkeypatch.setattr(xla.library, "why_not_loaded", lambda: None)
+    for problem, allowed in ((None, True), ("not built", False)):
+        monkeypatch.setattr(cuda.library, "why_not_loaded", lambda problem=problem: problem)
+        assert backends.load("native").runs_in_xla("sv_softmax") == allowed
+        assert not backends.load("native").runs_in_xla("pairwise_logistic")
