@@ -70,6 +70,10 @@ class Kernels:
         """In which order blocks and threads run; 0: as they are numbered."""
         self._symbols.FastnegCudaOnHostSetOrder(ctypes.c_uint(order))
 
+    def refuse_next_launch(self) -> None:
+        """The next kernel does not start: it was not compiled for this device."""
+        self._symbols.FastnegCudaOnHostRefuseNextLaunch()
+
     def rolled(self, problem: problems.Problem, **changes: Any) -> dict[str, Any]:
         """softmax_loss_with_negative_mining's results."""
         args = self._gpu.RolledSoftmaxArgs()

@@ -100,7 +100,7 @@ def test_loads_and_answers_without_a_gpu(built: tuple[Path, str]) -> None:
         workspace=place,
         workspace_bytes=1 << 15,
     )
-    with pytest.raises(library.CallError, match="NO_DEVICE"):
+    with pytest.raises(library.CallError, match=r"NO_DEVICE \(cudaError"):
         kernels.run(args)
     assert bytes(memory) == bytes(1 << 16)
 
@@ -135,7 +135,7 @@ def test_operations_load_without_a_gpu(
         tf.load_library({str(library)!r})
         for name in {cuda_operations.OPERATIONS}:
             found = kernels.get_registered_kernels_for_op("Fastneg>" + name).kernel
-            assert {{kernel.device_type for kernel in found}} == {{"CPU", "GPU"}}, (name, found)
+            assert {{kernel.device_type for kernel in found}} >= {{"CPU", "GPU"}}, (name, found)
         case = CASES["rolled_softmax"]
         with fastneg.use_backend("native"):
             assert np.isfinite(case.loss(*(tf.constant(v) for v in case.arguments.values())))

@@ -1,32 +1,29 @@
 """The operations on GPUs, without one: TensorFlow runs them with kernels on the host."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import cuda_on_host
 import cuda_operations
-import ml_dtypes
 import numpy as np
 import pytest
 import tensorflow as tf
-from small_cases import CASES, B
+from case_gradients import (
+    TOLERANCES,
+    arguments_of,
+    assert_near_truth,
+    in_plain_tensorflow,
+    truth_of,
+    with_gradients,
+)
+from small_cases import B
 
 import fastneg
 from fastneg import backends
 from fastneg.backends.native import cuda, xla
 
-DIFFERENTIABLE = {
-    "rolled_softmax": ("user_emb", "item_emb", "weights"),
-    "shuffled_cosine": ("query", "doc"),
-    "sv_softmax": ("pos_score", "neg_scores", "weights"),
-}
-TOLERANCES = {
-    np.dtype(ml_dtypes.bfloat16): 1e-2,
-    np.dtype(np.float16): 2e-3,
-    np.dtype(np.float32): 2e-6,
-    np.dtype(np.float64): 1e-13,
-}
+LOSSES = ("rolled_softmax", "shuffled_cosine", "sv_softmax")
 
 
 @pytest.fixture(scope="module")
@@ -53,62 +50,13 @@ def graph(native: str, operations: None) -> Iterator[tf.Graph]:
     assert all(node.attr["_kernel"].s.decode() == cuda_operations.LABEL for node in nodes)
 
 
-def _arguments(name: str, dtype: Any) -> list[np.ndarray]:
-    compute_dtype = np.float64 if dtype == np.float64 else np.float32
-    wide = ("weights", "candidate_sampling_probability")
-    return [
-        value.astype(compute_dtype if key in wide else dtype)
-        if value.dtype == np.float32 and key != "labels"
-        else value
-        for key, value in CASES[name].arguments.items()
-    ]
-
-
-def _with_gradients(name: str, arguments: list[tf.Tensor]) -> tuple[tf.Tensor, list[tf.Tensor]]:
-    followed = [
-        argument
-        for key, argument in zip(CASES[name].arguments, arguments, strict=True)
-        if key in DIFFERENTIABLE[name]
-    ]
-    loss = -3.0 * CASES[name].loss(*arguments)
-    return loss, tf.gradients(loss, followed)
-
-
-def _truth(name: str, arguments: list[np.ndarray]) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Of plain TensorFlow in float64."""
-    wide = [
-        value.astype(np.float64) if value.dtype.kind not in "biu" else value for value in arguments
-    ]
-
-    return _plain(lambda: _with_gradients(name, [tf.constant(value) for value in wide]))
-
-
-def _plain(compute: Callable[[], Any]) -> Any:
-    """What plain TensorFlow computes in a graph of its own."""
-    with (
-        tf.Graph().as_default(),
-        fastneg.use_backend("reference"),
-        tf.compat.v1.Session() as session,
-    ):
-        return session.run(compute())
-
-
 @pytest.mark.parametrize("dtype", TOLERANCES, ids=lambda dtype: dtype.name)
-@pytest.mark.parametrize("name", DIFFERENTIABLE)
+@pytest.mark.parametrize("name", LOSSES)
 def test_values_and_gradients(graph: tf.Graph, name: str, dtype: np.dtype) -> None:
-    arguments = _arguments(name, dtype)
-    expected_loss, expected_grads = _truth(name, arguments)
-    loss, grads = _with_gradients(name, [tf.constant(value) for value in arguments])
+    arguments = arguments_of(name, dtype)
+    results = with_gradients(name)(*map(tf.constant, arguments))
     with tf.compat.v1.Session() as session:
-        loss, grads = session.run([loss, grads])
-    wide = TOLERANCES[np.dtype(np.float64 if dtype == np.float64 else np.float32)]
-    np.testing.assert_allclose(loss, expected_loss, rtol=wide)
-    for grad, expected in zip(grads, expected_grads, strict=True):
-        tolerance = max(wide, TOLERANCES[grad.dtype])
-        scale = np.max(np.abs(expected))
-        np.testing.assert_allclose(
-            grad.astype(np.float64), expected, rtol=tolerance, atol=tolerance * scale
-        )
+        assert_near_truth(session.run(results), truth_of(name, arguments), dtype)
 
 
 def test_gradients_of_scores_take_their_place_in_memory(graph: tf.Graph) -> None:
@@ -126,7 +74,7 @@ def test_gradients_of_scores_take_their_place_in_memory(graph: tf.Graph) -> None
         loss = fastneg.support_vector_guided_softmax_loss(wide[:, 0], 2.0 * wide)
         return tf.gradients(loss, wide)[0]
 
-    np.testing.assert_allclose(grad, _plain(gradient), rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(grad, in_plain_tensorflow(gradient), rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("upstream", [0.0, 1.0])
@@ -142,7 +90,7 @@ def test_upstream_gradients(graph: tf.Graph, upstream: float) -> None:
 
 
 def test_trainable_scalars(graph: tf.Graph) -> None:
-    arguments = _arguments("rolled_softmax", np.float32)[:3]
+    arguments = arguments_of("rolled_softmax")[:3]
     scalars = [tf.constant(value) for value in (5.0, 0.1, 1.2)]
 
     def gradients(arguments: list[Any], scalars: list[Any]) -> list[tf.Tensor]:
@@ -155,7 +103,7 @@ def test_trainable_scalars(graph: tf.Graph) -> None:
     with tf.compat.v1.Session() as session:
         grads = session.run(gradients(arguments, scalars))
     wide = [value.astype(np.float64) for value in arguments]
-    expected = _plain(
+    expected = in_plain_tensorflow(
         lambda: gradients(wide, [tf.constant(value, tf.float64) for value in (5, 0.1, 1.2)])
     )
     np.testing.assert_allclose(grads, expected, rtol=1e-5)
@@ -189,6 +137,18 @@ def test_bad_shapes_raise_as_on_the_cpu(graph: tf.Graph, case: str) -> None:
         pytest.raises(tf.errors.InvalidArgumentError, match=message),
     ):
         session.run(loss, dict(zip(inputs, values, strict=True)))
+
+
+def test_what_cuda_refuses(graph: tf.Graph, kernels_of_session: cuda_on_host.Kernels) -> None:
+    users = tf.compat.v1.placeholder(tf.float32, [B, 4])
+    loss = fastneg.softmax_loss_with_negative_mining(users, users, users[:, 0], shifts=[1, 2])
+    values = {users: np.ones([B, 4])}
+    message = r"CUDA must accept every call\. Received: cudaErrorNoKernelImageForDevice\."
+    with tf.compat.v1.Session() as session:
+        kernels_of_session.refuse_next_launch()
+        with pytest.raises(tf.errors.InternalError, match=message):
+            session.run(loss, values)
+        assert np.isfinite(session.run(loss, values))
 
 
 def test_bad_values_make_the_results_nan(graph: tf.Graph) -> None:

@@ -1,13 +1,12 @@
 """The native operations inside XLA, where they were built: custom calls of the same kernels."""
 
 import pathlib
-from collections.abc import Callable
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import pytest
 import tensorflow as tf
+from case_gradients import TOLERANCES, arguments_of, with_gradients
 from processes import run_python
 from small_cases import CASES, B
 
@@ -21,51 +20,17 @@ OPERATIONS = {
     "sv_softmax": "SvSoftmax",
     "pairwise_logistic": "PairwiseLogistic",
 }
-# What each of them is differentiated by.
-DIFFERENTIABLE = {
-    "rolled_softmax": ("user_emb", "item_emb", "weights"),
-    "shuffled_cosine": ("query", "doc"),
-    "sv_softmax": ("pos_score", "neg_scores", "weights"),
-    "pairwise_logistic": ("logits", "weights"),
-}
-DTYPES = (ml_dtypes.bfloat16, np.float16, np.float32, np.float64)
-
-
-def _with_gradients(name: str) -> Callable[..., tuple[tf.Tensor, list[tf.Tensor]]]:
-    case = CASES[name]
-
-    def compute(*arguments: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
-        followed = [
-            argument
-            for key, argument in zip(case.arguments, arguments, strict=True)
-            if key in DIFFERENTIABLE[name]
-        ]
-        with tf.GradientTape() as tape:
-            tape.watch(followed)
-            loss = 3.0 * case.loss(*arguments)
-        return loss, tape.gradient(loss, followed)
-
-    return compute
 
 
 def _arguments(name: str, dtype: Any = np.float32) -> list[tf.Tensor]:
-    compute_dtype = np.float64 if dtype == np.float64 else np.float32
-    wide = ("weights", "candidate_sampling_probability")
-    return [
-        tf.constant(
-            value.astype(compute_dtype if key in wide else dtype)
-            if value.dtype == np.float32 and key != "labels"
-            else value
-        )
-        for key, value in CASES[name].arguments.items()
-    ]
+    return list(map(tf.constant, arguments_of(name, dtype)))
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: np.dtype(dtype).name)
+@pytest.mark.parametrize("dtype", TOLERANCES, ids=lambda dtype: dtype.name)
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_same_bits_as_outside_xla(native_in_xla: str, name: str, dtype: Any) -> None:
     """Both are the kernels that the rest of the tests hold against the float64 truth."""
-    compute, arguments = _with_gradients(name), _arguments(name, dtype)
+    compute, arguments = with_gradients(name), _arguments(name, dtype)
     loss, grads = compute(*arguments)
     compiled_loss, compiled_grads = tf.function(compute, jit_compile=True)(*arguments)
     np.testing.assert_array_equal(loss, compiled_loss)
@@ -77,7 +42,7 @@ def test_same_bits_as_outside_xla(native_in_xla: str, name: str, dtype: Any) -> 
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_custom_calls_in_the_compiled_program(native_in_xla: str, name: str) -> None:
     arguments = _arguments(name)
-    for compute, with_grad in ((CASES[name].loss, False), (_with_gradients(name), True)):
+    for compute, with_grad in ((CASES[name].loss, False), (with_gradients(name), True)):
         compiled = tf.function(compute, jit_compile=True)
         program = compiled.experimental_get_compiler_ir(*arguments)(stage="optimized_hlo")
         calls = [line for line in program.splitlines() if "fastneg_loss" in line]
@@ -152,6 +117,7 @@ BAD_VALUES = {
 }
 
 
+@pytest.mark.usefixtures("on_cpu")
 @pytest.mark.parametrize("name", BAD_VALUES)
 def test_bad_values_raise(native_in_xla: str, name: str) -> None:
     """Unlike in the composition, which XLA gives no way to raise."""

@@ -47,9 +47,10 @@ class Status(enum.IntEnum):
 class CallError(RuntimeError):
     """A call did not return OK."""
 
-    def __init__(self, function: str, status: Status) -> None:
-        """Names the function and the status."""
-        super().__init__(f"{function} must return OK. Received: {status.name}.")
+    def __init__(self, function: str, status: Status, error: str) -> None:
+        """Names the function, the status and CUDA's own last error."""
+        cuda = "" if error == "cudaSuccess" else f" ({error})"
+        super().__init__(f"{function} must return OK. Received: {status.name}{cuda}.")
         self.status = status
 
 
@@ -173,7 +174,8 @@ class Library:
         function = self._function(name, ctypes.c_int32)
         status = Status(function(ctypes.byref(args), ctypes.c_void_p(stream)))
         if status != Status.OK:
-            raise CallError(name, status)
+            error = self._function("LastErrorName", ctypes.c_char_p)()
+            raise CallError(name, status, error.decode())
 
     def _function(self, name: str, result: Any) -> Any:
         function = getattr(self._symbols, "FastnegCuda" + name)

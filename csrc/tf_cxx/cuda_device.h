@@ -32,9 +32,21 @@ class CudaDevice final : public tf_ops::Device {
     return static_cast<Status>(FastnegCudaSvSoftmax(&args, stream_));
   }
 
+  // The scale is on the device.
+  Status ScaleGrad(const ScaleGradArgs& args, const void* scale) const {
+    return static_cast<Status>(FastnegCudaScaleGrad(&args, scale, stream_));
+  }
+
+  // Waits for the stream.
+  Status CopyToHost(void* host, const void* device, size_t num_bytes) const {
+    return static_cast<Status>(FastnegCudaCopyToHost(host, device, num_bytes, stream_));
+  }
+
   Status SetZero(void* memory, size_t num_bytes) const override {
     return static_cast<Status>(FastnegCudaSetZero(memory, num_bytes, stream_));
   }
+
+  const char* LastErrorName() const override { return FastnegCudaLastErrorName(); }
 
  private:
   void* stream_;

@@ -150,9 +150,10 @@ class ScaleGradKernel final : public OpKernel {
       args.size = grad->NumElements();
       tf_ops::ToCoreType(static_cast<TF_DataType>(grad->dtype()), &args.dtype);
       args.out = grad->data();
-      const auto status = static_cast<Status>(FastnegCudaScaleGrad(&args, scale.data(), StreamOf(context)));
+      const CudaDevice device(StreamOf(context));
+      const Status status = device.ScaleGrad(args, scale.data());
       OP_REQUIRES(context, status == Status::kOk,
-                  absl::InternalError("Fastneg>ScaleGrad: " + tf_ops::CoreStatusText(status) + "."));
+                  absl::InternalError("Fastneg>ScaleGrad: " + tf_ops::CoreStatusText(status, &device)));
     }
   }
 };

@@ -95,6 +95,7 @@ XLA_FFI_DEFINE_HANDLER_EXPLICIT(
 ffi::Error RunOnCuda(void* stream, ffi::RemainingArgs args, ffi::RemainingRets results, std::string_view op,
                      int64_t flags, int64_t known, ffi::Span<const int64_t> scalars) {
   std::vector<Buffer> inputs = InputBuffers(args);
+  const CudaDevice device(stream);
   std::vector<double> doubles(inputs.size());
   std::vector<float> floats(inputs.size());
   for (size_t i = 0; i < inputs.size(); ++i) {
@@ -104,12 +105,12 @@ ffi::Error RunOnCuda(void* stream, ffi::RemainingArgs args, ffi::RemainingRets r
     if ((known >> i & 1) != 0) {
       std::memcpy(&doubles[i], &scalars.begin()[i], sizeof(double));
       floats[i] = static_cast<float>(doubles[i]);
-    } else if (FastnegCudaCopyToHost(host, inputs[i].data, tf_ops::SizeOf(inputs[i].dtype), stream) != 0) {
-      return ffi::Error(ffi::ErrorCode::kInternal, "fastneg: CUDA must not refuse to copy a scalar.");
+    } else if (const Status status = device.CopyToHost(host, inputs[i].data, tf_ops::SizeOf(inputs[i].dtype));
+               status != Status::kOk) {
+      return ffi::Error(ffi::ErrorCode::kInternal, "fastneg: " + tf_ops::CoreStatusText(status, &device));
     }
     inputs[i].data = host;
   }
-  const CudaDevice device(stream);
   return RunOp(op, flags, inputs, results, 1, &device);
 }
 

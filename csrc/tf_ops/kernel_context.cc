@@ -61,7 +61,7 @@ void KernelContext::SetZero(const Tensor& tensor) {
   if (device() == nullptr) {
     std::memset(tensor.data(), 0, num_bytes);
   } else if (const Status status = device()->SetZero(tensor.data(), num_bytes); status != Status::kOk) {
-    Fail(TF_INTERNAL, "fastneg: " + CoreStatusText(status) + ".");
+    Fail(TF_INTERNAL, "fastneg: " + CoreStatusText(status, device()));
   }
 }
 
@@ -107,7 +107,8 @@ bool ToCoreType(TF_DataType dtype, DType* result) {
   return false;
 }
 
-std::string CoreStatusText(Status status) {
+namespace {
+const char* Requirement(Status status) {
   switch (status) {
     case Status::kOk:
       return "no error";
@@ -130,11 +131,20 @@ std::string CoreStatusText(Status status) {
     case Status::kIdOutOfRange:
       return "every id must be in its range";
     case Status::kNoDevice:
-      return "there must be a CUDA device";
+      return "there must be a GPU, and a driver as new as the CUDA toolkit that fastneg was built with";
     case Status::kDeviceFailure:
-      return "CUDA must not refuse a call";
+      return "CUDA must accept every call";
   }
   return "unknown status";
+}
+}  // namespace
+
+std::string CoreStatusText(Status status, const Device* device) {
+  std::string text = Requirement(status);
+  if (status == Status::kNoDevice || status == Status::kDeviceFailure) {
+    text += std::string(". Received: ") + device->LastErrorName();
+  }
+  return text + ".";
 }
 
 }  // namespace fastneg::tf_ops

@@ -59,6 +59,8 @@ class Device {
   virtual Status Run(const ShuffledCosineArgs& args) const = 0;
   virtual Status Run(const SvSoftmaxArgs& args) const = 0;
   virtual Status SetZero(void* memory, size_t num_bytes) const = 0;
+  // What the device calls the error behind the last status that this thread got from it.
+  virtual const char* LastErrorName() const = 0;
 
  protected:
   ~Device() = default;
@@ -110,8 +112,8 @@ size_t SizeOf(TF_DataType dtype);
 // The core's name for a type; false if the core does not know it.
 bool ToCoreType(TF_DataType dtype, DType* result);
 
-// The message for a status of the core that validation should have made impossible.
-std::string CoreStatusText(Status status);
+// The message for a status of the core that validation should have made impossible, or that comes from `device`.
+std::string CoreStatusText(Status status, const Device* device);
 
 }  // namespace fastneg::tf_ops
 

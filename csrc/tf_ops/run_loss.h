@@ -41,7 +41,7 @@ Status RunLoss(KernelContext& context, size_t (*workspace_bytes)(const Args&), S
 // Fails for any status but kOk. Those that bad input leads to have been dealt with before.
 inline void CheckStatus(KernelContext& context, const char* op, Status status) {
   if (status == Status::kOk) return;
-  context.Fail(TF_INTERNAL, std::string("Fastneg>") + op + ": " + CoreStatusText(status) + ".");
+  context.Fail(TF_INTERNAL, std::string("Fastneg>") + op + ": " + CoreStatusText(status, context.device()));
 }
 
 }  // namespace fastneg::tf_ops

@@ -16,8 +16,8 @@
 // an order that follows the sizes alone; no float is added atomically.
 //
 // Limits beyond those of core/api.h: B and K at most 2^31 - 64, D at most 2^30 (their products may be larger, and those
-// of P and K too). `executor` is not used. Rows
-// whose squares overflow count as zero rows, as the square root of infinity makes them in tf.nn.l2_normalize.
+// of P and K too). `executor` is not used. Rows whose squares overflow count as zero rows, as the square root of
+// infinity makes them in tf.nn.l2_normalize.
 #ifndef FASTNEG_CORE_CUDA_API_H_
 #define FASTNEG_CORE_CUDA_API_H_
 
@@ -31,6 +31,9 @@ using Stream = CUstream_st*;
 
 // kOk if there is a device to work on; asked anew each time.
 Status DeviceStatus();
+
+// CUDA's name of the error behind the last kNoDevice or kDeviceFailure that this thread got.
+const char* LastErrorName();
 
 // The pointers are only compared with null, except for their alignment: 16 bytes make the fast kernels possible.
 size_t RolledSoftmaxWorkspaceBytes(const RolledSoftmaxArgs& args);

@@ -5,6 +5,10 @@
 
 namespace fastneg::cuda {
 
+thread_local cudaError_t last_error = cudaSuccess;
+
+const char* LastErrorName() { return cudaGetErrorName(last_error); }
+
 Status DeviceStatus() {
   int count = 0;
   const Status status = FromCuda(cudaGetDeviceCount(&count));
@@ -23,6 +27,8 @@ Status SetZero(void* memory, size_t num_bytes, Stream stream) { return Fill(memo
 namespace {
 fastneg::cuda::Stream AsStream(void* stream) { return static_cast<fastneg::cuda::Stream>(stream); }
 }  // namespace
+
+const char* FastnegCudaLastErrorName() { return fastneg::cuda::LastErrorName(); }
 
 int32_t FastnegCudaDeviceStatus() { return static_cast<int32_t>(fastneg::cuda::DeviceStatus()); }
 

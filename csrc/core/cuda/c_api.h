@@ -13,6 +13,7 @@
 #define FASTNEG_CUDA_EXPORT extern "C" __attribute__((visibility("default")))
 
 FASTNEG_CUDA_EXPORT int32_t FastnegCudaDeviceStatus();
+FASTNEG_CUDA_EXPORT const char* FastnegCudaLastErrorName();
 
 FASTNEG_CUDA_EXPORT size_t FastnegCudaRolledSoftmaxArgsBytes();
 FASTNEG_CUDA_EXPORT size_t FastnegCudaRolledSoftmaxWorkspaceBytes(const fastneg::RolledSoftmaxArgs* args);

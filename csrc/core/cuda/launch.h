@@ -8,8 +8,12 @@
 
 namespace fastneg::cuda {
 
+// What FromCuda made a status of last, on this thread.
+extern thread_local cudaError_t last_error;
+
 inline Status FromCuda(cudaError_t error) {
   if (error == cudaSuccess) return Status::kOk;
+  last_error = error;
   cudaGetLastError();  // It is reported here; nobody else's next check shall find it.
   switch (error) {
     case cudaErrorNoDevice:

@@ -6,6 +6,7 @@
 #include <memory>
 #include <mutex>
 #include <random>
+#include <utility>
 #include <vector>
 
 #include "cuda_runtime.h"
@@ -150,9 +151,13 @@ void RunBlock(unsigned int threads, std::mt19937* random) {
   }
 }
 
+cudaError_t refusal = cudaSuccess;
+
 }  // namespace
 
 void SetOrder(unsigned int order) { device.order = order; }
+
+cudaError_t TakeRefusal() { return std::exchange(refusal, cudaSuccess); }
 
 unsigned int Lane() { return threadIdx.x % kWarp; }
 
@@ -210,4 +215,8 @@ void RunGrid(unsigned int blocks, unsigned int threads, void (*thread)(void* con
 
 extern "C" __attribute__((visibility("default"))) void FastnegCudaOnHostSetOrder(unsigned int order) {
   cuda_on_host::SetOrder(order);
+}
+
+extern "C" __attribute__((visibility("default"))) void FastnegCudaOnHostRefuseNextLaunch() {
+  cuda_on_host::refusal = cudaErrorNoKernelImageForDevice;
 }

@@ -133,6 +133,7 @@ enum cudaError_t {
   cudaErrorStubLibrary = 34,
   cudaErrorInsufficientDriver = 35,
   cudaErrorNoDevice = 100,
+  cudaErrorNoKernelImageForDevice = 209,
 };
 struct CUstream_st;
 using cudaStream_t = CUstream_st*;
@@ -163,6 +164,9 @@ inline cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cud
 inline cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
 inline cudaError_t cudaDeviceSynchronize() { return cudaSuccess; }
 inline cudaError_t cudaGetLastError() { return cudaSuccess; }
+inline const char* cudaGetErrorName(cudaError_t error) {
+  return error == cudaErrorNoKernelImageForDevice ? "cudaErrorNoKernelImageForDevice" : "cudaSuccess";
+}
 inline cudaError_t cudaGetDeviceCount(int* count) {
   *count = 1;
   return cudaSuccess;
@@ -171,6 +175,11 @@ inline cudaError_t cudaMemsetAsync(void* memory, int value, size_t bytes, cudaSt
   std::memset(memory, value, bytes);
   return cudaSuccess;
 }
+
+namespace cuda_on_host {
+// What the next launch returns, once; cudaSuccess: it launches.
+cudaError_t TakeRefusal();
+}  // namespace cuda_on_host
 
 struct cudaLaunchConfig_t {
   dim3 gridDim, blockDim;
@@ -181,6 +190,7 @@ struct cudaLaunchConfig_t {
 template <typename... Parameters, typename... Arguments>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...),
                                const Arguments&... arguments) {
+  if (const cudaError_t refusal = cuda_on_host::TakeRefusal(); refusal != cudaSuccess) return refusal;
   const auto thread = [&] { kernel(arguments...); };
   cuda_on_host::RunGrid(
       config->gridDim.x, config->blockDim.x, [](void* context) { (*static_cast<decltype(&thread)>(context))(); },
