@@ -1,8 +1,8 @@
 """Peak memory of a call beyond its inputs, results included.
 
-A plain TensorFlow form: what TensorFlow's allocator counts, which on most processors leaves out
-pieces under 256 KiB. Its memory stays with the allocator when freed, so the resident set would say
-nothing after the first call.
+A plain TensorFlow form, and everything on a GPU: what TensorFlow's allocator counts, which on most
+processors leaves out pieces under 256 KiB. Its memory stays with the allocator when freed, so the
+resident set would say nothing after the first call.
 
 fastneg may also allocate outside TensorFlow. Its backends are measured in a process of their own,
 `python memory.py LOSS WORKLOAD BACKEND`, which prints bytes: the growth of the resident set over
@@ -35,12 +35,12 @@ ENVIRONMENT = {
 
 def allocator_peak(call: Callable[[], object]) -> int | None:
     """Peak bytes in TensorFlow's allocator during a call; None if it keeps no statistics."""
-    device = tf.config.experimental
+    device = "GPU:0" if tf.config.list_logical_devices("GPU") else "CPU:0"
     try:
-        device.reset_memory_stats("CPU:0")
-        before = device.get_memory_info("CPU:0")["current"]
+        tf.config.experimental.reset_memory_stats(device)
+        before = tf.config.experimental.get_memory_info(device)["current"]
         call()
-        return device.get_memory_info("CPU:0")["peak"] - before
+        return tf.config.experimental.get_memory_info(device)["peak"] - before
     except ValueError:
         return None
 

@@ -208,7 +208,12 @@ def repeated(step: Callable[..., Sequence[tf.Tensor]], arguments: Sequence[tf.Te
         )
         return tuple(result)
 
-    return lambda calls: loop(tf.constant(calls))
+    def run(calls: int) -> tuple[tf.Tensor, ...]:
+        loss, *others = loop(tf.constant(calls))
+        loss.numpy()  # Waits for a GPU, if there is one.
+        return loss, *others
+
+    return run
 
 
 def on_backend(backend: str, loss_fn: Callable[..., tf.Tensor]) -> Callable[..., tf.Tensor]:
@@ -245,12 +250,17 @@ def fastneg_backends(
     make_tensors: Callable[[Any, Any], tuple[tf.Tensor, ...]],
     num_differentiated: int,
     why_reference_is_skipped: Callable[[Any], str | None] = lambda _: None,
+    *,
+    in_xla: bool = True,
 ) -> list[Contender]:
-    """The backends of fastneg, and what the loop around the step takes by itself."""
+    """The backends of fastneg, and what the loop around the step takes by itself.
 
-    def build_on(backend: str) -> Callable[[Any, Any], Run]:
+    With `in_xla` also the native backend's operation as XLA calls it.
+    """
+
+    def build_on(backend: str, jit_compile: bool = False) -> Callable[[Any, Any], Run]:
         def build(workload: Any, inputs: Any) -> Run:
-            step = make_step(fastneg_loss(backend), num_differentiated)
+            step = make_step(fastneg_loss(backend), num_differentiated, jit_compile)
             return repeated(step, make_tensors(workload, inputs))
 
         return build
@@ -261,8 +271,16 @@ def fastneg_backends(
 
         return repeated(tf.function(step), make_tensors(workload, inputs))
 
+    native_in_xla = Contender(
+        "fastneg native, XLA",
+        "fastneg",
+        build_on("native", jit_compile=True),
+        lambda _: _why_not_in_xla(),
+        everywhere=False,
+    )
     return [
         Contender("fastneg native", "fastneg", build_on("native"), float32_only=False),
+        *([native_in_xla] if in_xla else []),
         Contender("fastneg numba", "fastneg", build_on("numba"), float32_only=False),
         Contender(
             "fastneg reference",
@@ -273,6 +291,11 @@ def fastneg_backends(
         ),
         Contender("empty step", "overhead", build_empty, float32_only=False),
     ]
+
+
+def _why_not_in_xla() -> str | None:
+    reason = fastneg.build_info()["xla"]
+    return None if reason == "loaded" else reason
 
 
 def describe_difference(

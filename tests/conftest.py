@@ -7,6 +7,8 @@ import pytest
 from cuda_fixtures import kernels, kernels_of_session  # noqa: F401
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# Or plain TensorFlow on a GPU would round the factors of float32 products to 10 bits.
+os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")
 
 BACKENDS = ("native", "numba", "reference")
 
@@ -56,6 +58,15 @@ def _skip_without_operations_for_xla() -> None:
     reason = fastneg.build_info()["xla"]
     if reason != "loaded":
         pytest.skip(f"no operations for XLA: {reason}")
+
+
+@pytest.fixture
+def on_cpu() -> Iterator[None]:
+    """For tests of errors about values, which kernels on a GPU do not look at."""
+    import tensorflow as tf
+
+    with tf.device("CPU:0"):
+        yield
 
 
 @pytest.fixture

@@ -1,7 +1,8 @@
-"""`benchmarks/gpu_proof.py` as far as it goes without a GPU."""
+"""`benchmarks/gpu_proof.py` and `gpu_tensorflow.py` as far as they go without a GPU."""
 
 import importlib.util
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -15,11 +16,18 @@ import problems
 import pytest
 
 _SCRIPT = cuda_on_host.ROOT / "benchmarks" / "gpu_proof.py"
+_WITH_TENSORFLOW = _SCRIPT.with_name("gpu_tensorflow.py")
 
 
-def _run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(_SCRIPT), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+def _run(*arguments: str | Path, script: Path = _SCRIPT) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(script), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
 
 
 def _torch():
@@ -55,6 +63,32 @@ def test_rehearsal(kernels: cuda_on_host.Kernels, tmp_path: Path) -> None:
         assert ours["contender"] == "fastneg"
         assert ours["samples_ms"]
         assert ours["problem"] == ""
+
+
+def test_with_tensorflow_without_a_gpu(tmp_path: Path) -> None:
+    import tensorflow as tf
+
+    if tf.config.list_physical_devices("GPU"):
+        pytest.skip("there is a GPU here")
+    run = _run("--output", tmp_path, script=_WITH_TENSORFLOW)
+    assert run.returncode == 2
+    assert "gpu_tensorflow cannot run here: TensorFlow sees no GPU; the library for" in run.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_rehearsal_with_tensorflow(tmp_path: Path) -> None:
+    run = _run("--rehearse", "--output", tmp_path, script=_WITH_TENSORFLOW)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert run.stdout.splitlines()[-1] == "all holds"
+    (facts,) = (json.loads(path.read_text()) for path in tmp_path.glob("*.json"))
+    ours = [
+        result
+        for table in facts["times"]
+        for result in table["results"]
+        if result["contender"] == "fastneg native"
+    ]
+    assert len(ours) >= 6
+    assert all(result["times_ms"] for result in ours)
 
 
 @pytest.mark.parametrize("scores_by", ["candidate", "gather", "product"])

@@ -151,6 +151,7 @@ def test_dynamic(backend: str, rank: str) -> None:
     np.testing.assert_allclose(result, LOSS(**FULL), rtol=1e-6)
 
 
+@pytest.mark.usefixtures("on_cpu")
 @pytest.mark.parametrize("mode", ["eager", "graph", "gradient"])
 @pytest.mark.parametrize(
     "shifts", [[0], [1, 16], [1, 2, -8], [np.iinfo(np.int64).min, 1], np.array([8], np.int8)]

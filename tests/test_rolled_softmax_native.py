@@ -54,6 +54,7 @@ def test_saved_model_loads_and_differentiates(saved_model: pathlib.Path) -> None
         np.testing.assert_array_equal(restored, original)
 
 
+@pytest.mark.usefixtures("on_cpu")
 @pytest.mark.parametrize(
     ("changed", "value", "message"),
     [

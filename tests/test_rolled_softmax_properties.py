@@ -6,7 +6,7 @@ import evaluation
 import numpy as np
 import problems
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 import fastneg
@@ -91,6 +91,8 @@ def test_rolling_the_whole_batch_changes_nothing(
 def test_the_length_of_embeddings_does_not_matter(
     backend: str, problem: problems.Problem, factor: float
 ) -> None:
+    # Cosines of width 1 are 1 or -1, and rounding alone decides which negatives are hard.
+    assume(problem.user_emb.shape[1] > 1)
     problem = problem.with_options(embed_normed=False)
     longer = problems.Problem(
         problem.user_emb * factor,

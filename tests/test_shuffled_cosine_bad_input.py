@@ -87,6 +87,7 @@ def test_what_static_shapes_tell(backend: str, case: str, mode: str) -> None:
     assert np.isfinite(LOSS(**GOOD))
 
 
+@pytest.mark.usefixtures("on_cpu")
 @pytest.mark.parametrize("case", VALUES)
 @pytest.mark.parametrize("mode", ["eager", "graph"])
 def test_broken_permutations(backend: str, case: str, mode: str) -> None:
@@ -192,6 +193,7 @@ class _Model(tf.Module):
         return LOSS(query, doc, permutations=permutations)
 
 
+@pytest.mark.usefixtures("on_cpu")
 def test_saved_model(tmp_path: pathlib.Path) -> None:
     try:
         choice = fastneg.use_backend("native")
