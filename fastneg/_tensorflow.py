@@ -11,7 +11,7 @@ from typing import Any
 import tensorflow as tf
 from tensorflow.core.framework import attr_value_pb2
 from tensorflow.python import pywrap_tfe
-from tensorflow.python.eager import record
+from tensorflow.python.eager import forwardprop_util, record
 from tensorflow.python.ops import control_flow_util
 
 _OLDEST = (2, 16)
@@ -33,6 +33,11 @@ def in_xla() -> bool:
 def is_followed(tensors: Sequence[tf.Tensor]) -> bool:
     """Whether a gradient tape or forward accumulator follows any of `tensors`."""
     return bool(pywrap_tfe.TFE_Py_TapeSetPossibleGradientTypes(tensors))
+
+
+def has_tangents(tensors: Sequence[tf.Tensor]) -> bool:
+    """Whether a forward accumulator follows any of `tensors`."""
+    return bool(forwardprop_util.pack_tangents(list(tensors)).tangents)
 
 
 def anything_recording() -> bool:

@@ -18,6 +18,7 @@ _INTEGER_DTYPES = frozenset(
 _REAL_DTYPES = _FLOAT_DTYPES | _INTEGER_DTYPES
 # uint64 is left out: its values do not fit the int64 that shifts are computed in.
 _SHIFT_DTYPES = _INTEGER_DTYPES - {tf.uint64}
+_MOST_NEGATIVES = 2**31 - 1
 
 
 def compute_dtype(embedding_dtype: tf.DType) -> tf.DType:
@@ -30,6 +31,8 @@ def to_tensor(name: str, value: Any, dtype_hint: tf.DType | None = None) -> tf.T
     if isinstance(value, tf.Tensor):
         return value
     try:
+        if isinstance(value, list | tuple) and value and isinstance(value[0], np.ndarray):
+            value = np.stack(value)  # TensorFlow does that itself, but not while a graph is traced.
         # A hint would also truncate floating-point arrays to integers, so only lists get it.
         hint = None if hasattr(value, "dtype") else dtype_hint
         return tf.convert_to_tensor(value, dtype_hint=hint)
@@ -264,22 +267,32 @@ def number(name: str, value: Any) -> float:
 def number_or_scalar(name: str, value: Any, dtype: tf.DType) -> float | tf.Tensor:
     """Returns a checked Python float for a constant, else a scalar tensor of the compute dtype."""
     if is_number(value):
-        return number(name, value)
+        result = number(name, value)
+        if abs(result) > float(dtype.max):
+            raise ValueError(f"`{name}` must be finite in {dtype.name}. Received: {value!r}.")
+        return result
     tensor = real_tensor(name, value, dtype)
     if tensor.shape.rank not in (0, None):
         raise ValueError(f"`{name}` must be a scalar. Received: {_text(tensor.shape)}.")
     return tensor
 
 
-def positive_integer(name: str, value: Any) -> int:
+def positive_integer(name: str, value: Any, most: int = 2**63 - 1) -> int:
     """Checks a Python integer that counts something there must be at least one of."""
     _check_integer(name, value)
     if value < 1:
         raise ValueError(f"`{name}` must be at least 1. Received: {value}.")
+    if value > most:
+        raise ValueError(f"`{name}` must be at most {most}. Received: {value}.")
     return int(value)
 
 
-def num_negatives(name: str, value: Any, batch_size: int | None) -> int:
+def num_negatives(name: str, value: Any) -> int:
+    """Checks a number of negatives."""
+    return positive_integer(name, value, _MOST_NEGATIVES)
+
+
+def num_rolled_negatives(name: str, value: Any, batch_size: int | None) -> int:
     """Checks 1 <= K < B; an empty batch takes any K."""
     _check_integer(name, value)
     if value < 1 or (batch_size and value >= batch_size):
@@ -287,12 +300,27 @@ def num_negatives(name: str, value: Any, batch_size: int | None) -> int:
         raise ValueError(
             f"`{name}` must be at least 1 and less than the batch size{size}. Received: {value}."
         )
+    return num_negatives(name, value)
+
+
+def seed(name: str, value: Any) -> int | None:
+    """Checks what makes random numbers repeatable."""
+    if value is None:
+        return None
+    _check_integer(name, value, " or None")
     return int(value)
 
 
-def _check_integer(name: str, value: Any) -> None:
+def flag(name: str, value: Any) -> bool:
+    """Checks a choice that is made while a loss is called or traced."""
+    if not isinstance(value, (bool, np.bool_, int, np.integer)):
+        raise ValueError(f"`{name}` must be True or False. Received: {value!r}.")
+    return bool(value)
+
+
+def _check_integer(name: str, value: Any, alternative: str = "") -> None:
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
-        raise ValueError(f"`{name}` must be a Python integer. Received: {value!r}.")
+        raise ValueError(f"`{name}` must be a Python integer{alternative}. Received: {value!r}.")
 
 
 def shifts(name: str, value: Any) -> tf.Tensor:

@@ -42,6 +42,19 @@ def attach_gradient(loss: tf.Tensor, inputs: Sequence[tf.Tensor], backward: Back
     _tensorflow.record_operation("FastnegLoss", [loss], inputs, backward_once)
 
 
+def refuse_tangents(inputs: Sequence[tf.Tensor]) -> None:
+    """Raises if a forward accumulator follows `inputs` of a loss that is being traced.
+
+    It would ask for the derivative of a gradient that a fused kernel computes.
+    """
+    if _tensorflow.has_tangents(inputs):
+        raise LookupError(
+            "Forward mode inside a tf.function must be left to the reference backend, which is "
+            'chosen with fastneg.use_backend("reference"). Received: inputs that a '
+            "tf.autodiff.ForwardAccumulator follows."
+        )
+
+
 def refuse_differentiation(grads: Sequence[tf.Tensor], inputs: Sequence[tf.Tensor]) -> None:
     """Makes every active tape raise if it is asked how `grads` depend on `inputs`."""
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from fastneg import validation
 from fastneg.losses import common
 from fastneg.losses.rolled_softmax_inputs import prepare
 
@@ -110,7 +111,7 @@ def softmax_loss_with_negative_mining(
             inputs.item_emb,
             inputs.labels,
             inputs.shifts,
-            embed_normed=bool(embed_normed),
+            embed_normed=validation.flag("embed_normed", embed_normed),
             weights=inputs.weights,
             gamma=inputs.gamma,
             margin=inputs.margin,

@@ -61,14 +61,14 @@ def prepare(
         validation.per_row("candidate_ids", candidate_ids, batch_size)
 
     if shifts is None:
-        num_negatives = validation.num_negatives(
+        num_negatives = validation.num_rolled_negatives(
             "num_negative_samples", num_negative_samples, batch_size
         )
-        shifts = draw_shifts(user_emb, batch_size, num_negatives, seed)
+        shifts = draw_shifts(user_emb, batch_size, num_negatives, validation.seed("seed", seed))
     else:
         shifts = validation.shifts("shifts", shifts)
         if shifts.shape.rank and shifts.shape[0] is not None:
-            validation.num_negatives("num_negative_samples", shifts.shape[0], batch_size)
+            validation.num_rolled_negatives("num_negative_samples", shifts.shape[0], batch_size)
     return RolledSoftmaxInputs(
         user_emb,
         item_emb,

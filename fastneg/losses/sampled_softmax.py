@@ -5,6 +5,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from fastneg import validation
 from fastneg.losses import common
 from fastneg.losses.sampled_softmax_inputs import prepare
 
@@ -100,5 +101,7 @@ def sampled_softmax_loss(
             prepared.sampled_expected_count,
             num_true=num_true,
             num_classes=num_classes,
-            remove_accidental_hits=bool(remove_accidental_hits),
+            remove_accidental_hits=validation.flag(
+                "remove_accidental_hits", remove_accidental_hits
+            ),
         )

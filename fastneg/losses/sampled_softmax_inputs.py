@@ -36,7 +36,7 @@ def prepare(
     """Converts, checks what static shapes tell, and draws the samples where none are given."""
     num_classes = validation.positive_integer("num_classes", num_classes)
     num_true = validation.positive_integer("num_true", num_true)
-    num_sampled = validation.positive_integer("num_sampled", num_sampled)
+    num_sampled = validation.num_negatives("num_sampled", num_sampled)
     if sampled_values is None and num_sampled > num_classes:
         raise ValueError(
             f"`num_sampled` must be at most `num_classes`, {num_classes}: samples are unique. "
@@ -56,6 +56,7 @@ def prepare(
                 f"Received: {value.shape.as_list()}."
             )
     if sampled_values is None:
+        seed = validation.seed("seed", seed)
         sampled_values = _draw(labels, num_true, num_sampled, num_classes, seed)
     sampled, true_expected_count, sampled_expected_count = _samples(
         sampled_values, labels, num_true, num_sampled, validation.compute_dtype(inputs.dtype)

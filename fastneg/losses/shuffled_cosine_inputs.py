@@ -44,7 +44,7 @@ def prepare(
     draw: RandomPermutations,
 ) -> ShuffledCosineInputs | BatchNormalizedInputs:
     """Converts, checks what static shapes tell, and has permutations drawn where none are given."""
-    if normalize not in NORMALIZATIONS:
+    if not isinstance(normalize, str) or normalize not in NORMALIZATIONS:
         expected = " or ".join(f'"{choice}"' for choice in NORMALIZATIONS)
         raise ValueError(f"`normalize` must be {expected}. Received: {normalize!r}.")
     query, doc = validation.embedding_pair("query", query, "doc", doc)
@@ -53,11 +53,12 @@ def prepare(
     scale = validation.number_or_scalar("scale", scale, dtype)
     gamma = _over_temperature(scale, validation.number_or_scalar("t", t, dtype))
     if permutations is None:
-        num_negatives = validation.positive_integer("num_negatives", num_negatives)
+        num_negatives = validation.num_negatives("num_negatives", num_negatives)
+        seed = validation.seed("seed", seed)
     else:
         permutations = validation.permutations("permutations", permutations, batch_size)
         if permutations.shape.rank and permutations.shape[0] is not None:
-            validation.positive_integer("num_negatives", int(permutations.shape[0]))
+            validation.num_negatives("num_negatives", int(permutations.shape[0]))
 
     if normalize == "batch":
         for name, value in (

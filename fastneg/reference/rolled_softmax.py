@@ -75,7 +75,7 @@ def softmax_loss_with_negative_mining(
             inputs.item_emb,
             inputs.labels,
             inputs.shifts,
-            embed_normed=bool(embed_normed),
+            embed_normed=validation.flag("embed_normed", embed_normed),
             weights=inputs.weights,
             gamma=inputs.gamma,
             margin=inputs.margin,

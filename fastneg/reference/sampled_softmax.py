@@ -63,7 +63,9 @@ def sampled_softmax_loss(
             *prepared,
             num_true=num_true,
             num_classes=num_classes,
-            remove_accidental_hits=bool(remove_accidental_hits),
+            remove_accidental_hits=validation.flag(
+                "remove_accidental_hits", remove_accidental_hits
+            ),
         )
 
 

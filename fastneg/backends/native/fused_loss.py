@@ -87,14 +87,15 @@ class FusedLoss:
         """
         operation = getattr(operations(), self._name)
         lists = [[] if tensor is None else [tensor] for tensor in optional]
-        if not tf.executing_eagerly():
-            return operation(*required, *lists, **attributes)[0]
         places = [
             place
             for place, differentiated in enumerate(self._optional_inputs.values())
             if differentiated and optional[place] is not None
         ]
         sources = [required[i] for i in differentiable] + [optional[i] for i in places]
+        if not tf.executing_eagerly():
+            autodiff.refuse_tangents(sources)
+            return operation(*required, *lists, **attributes)[0]
         if not _tensorflow.is_followed(sources):
             return operation(*required, *lists, **attributes)[0]
         with _tensorflow.stop_recording():

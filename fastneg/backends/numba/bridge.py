@@ -86,6 +86,7 @@ def _graph(
     unit_grads: UnitGrads,
     num_outputs: int,
 ) -> tf.Tensor:
+    autodiff.refuse_tangents(list(differentiable.values()))
     names = list(differentiable)
     keys = [*differentiable, *constants]
     dtype = next(iter(differentiable.values())).dtype
@@ -101,15 +102,25 @@ def _graph(
             callback, [with_grad, *tensors, *constants.values()], [dtype] * num_outputs
         )
         outputs[0].set_shape([])
+        loss = only_differentiable_here(outputs[0])
 
         def backward(grad_loss: tf.Tensor) -> list[tf.Tensor]:
             _tensorflow.set_constant(with_grad, True)
             grads = unit_grads(names, autodiff.undifferentiable(*outputs))
             return _scaled(grad_loss, grads, tensors)
 
-        return outputs[0], backward
+        return loss, backward
 
     return loss_of(*differentiable.values())
+
+
+def only_differentiable_here(value: tf.Tensor) -> tf.Tensor:
+    """Makes what loses sight of a custom gradient raise, where it would find gradients of 0."""
+    return tf.raw_ops.PreventGradient(
+        input=value,
+        message="tf.vectorized_map must be left to the native or the reference backend, which are "
+        'chosen with fastneg.use_backend("reference").',
+    )
 
 
 def _scaled(

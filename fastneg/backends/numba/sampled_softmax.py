@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from fastneg import validation
 from fastneg.backends import autodiff
-from fastneg.backends.numba import sampled_tiles
+from fastneg.backends.numba import bridge, sampled_tiles
 from fastneg.backends.table import gather
 from fastneg.reference.sampled_softmax_checks import checked
 
@@ -65,15 +65,20 @@ def sampled_softmax(
         value = tf.convert_to_tensor(losses(*arrays))
 
         def scaled(grad_loss: tf.Tensor) -> list[tf.Tensor]:
-            grads = gradients(grad_loss.numpy(), *arrays)
-            return [tf.convert_to_tensor(grad) for grad in grads]
+            grads = [tf.convert_to_tensor(x) for x in gradients(grad_loss.numpy(), *arrays)]
+            autodiff.refuse_differentiation(grads, [grad_loss])
+            return grads
 
         autodiff.attach_gradient(value, differentiable, scaled)
         return value
 
+    autodiff.refuse_tangents(differentiable)
+
     @tf.custom_gradient
     def loss_of(*tensors: tf.Tensor) -> Any:
-        loss = tf.numpy_function(losses, [*tensors, *constants], dtype)
+        loss = bridge.only_differentiable_here(
+            tf.numpy_function(losses, [*tensors, *constants], dtype)
+        )
         loss.set_shape(tensors[1].shape[:1])
 
         def backward(grad_loss: tf.Tensor) -> list[tf.Tensor]:
