@@ -72,8 +72,8 @@ def softmax_loss_with_negative_mining(
     Raises:
         ValueError: An argument or a static shape is wrong.
         tf.errors.InvalidArgumentError: A run-time shape is wrong, K is not less than a B known only
-            then, or a shift is 0 modulo B. The composition inside XLA cannot raise for a shift: its
-            loss is NaN.
+            then, or a shift is 0 modulo B. A kernel on a GPU and the composition inside XLA cannot
+            raise for a shift: the loss is NaN there.
 
     Example:
         >>> users = tf.random.normal([8, 4], seed=1)

@@ -62,8 +62,8 @@ def negative_cosine_loss(
     Raises:
         ValueError: An argument or a static shape is wrong.
         tf.errors.InvalidArgumentError: A run-time shape is wrong, a tensor `t` is 0, or a row of
-            `permutations` is no permutation. The composition inside XLA cannot raise for values:
-            its loss is NaN.
+            `permutations` is no permutation. A kernel on a GPU cannot raise for permutations, nor
+            the composition inside XLA for any value: the loss is NaN there.
 
     Example:
         >>> queries = tf.random.normal([8, 4], seed=1)
