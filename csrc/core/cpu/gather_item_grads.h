@@ -10,15 +10,14 @@
 
 namespace fastneg::cpu::FASTNEG_ISA_NAMESPACE {
 
-// Candidates taken at a time: enough to make loading and storing the sum cheap, few enough for the windows of the
-// shifts to stay in the second-level cache.
-constexpr int64_t kItemGroup = 32;
+// A few more than kStreams where they are the last: cheaper than another round.
+constexpr int64_t kMaxItemStreams = kStreams + kStreams / 2;
 
 // The same as AddWeightedRows without the terms of weight 0, for the many that there are where few rows are active.
 template <typename T>
 FASTNEG_INLINE void AddNonzero(const WeightedSum<T>& sum, int64_t dim, bool add, T* out) {
-  T weights[kItemGroup + 1];
-  int64_t offsets[kItemGroup + 1];
+  T weights[kMaxItemStreams + 1];
+  int64_t offsets[kMaxItemStreams + 1];
   int64_t used = 0;
   for (int64_t k = 0; k < sum.count; ++k) {
     weights[used] = *sum.Weight(k);
@@ -36,10 +35,14 @@ void GatherItemGradTile(const GatheredPlan& plan, const Candidates& candidates, 
   const T* user = static_cast<const T*>(plan.user);
   const T* exp_weights = static_cast<const T*>(plan.exp_weights);
   T* grad_item = static_cast<T*>(plan.grad_item);
-  int64_t offsets[kItemGroup + 1], weight_offsets[kItemGroup + 1];
-  for (int64_t first = 0; first < plan.num_candidates; first += kItemGroup) {
-    const int64_t n = plan.num_candidates - first < kItemGroup ? plan.num_candidates - first : kItemGroup;
-    const typename Candidates::template Group<kItemGroup> group(candidates, first, n);
+  const T* item = static_cast<const T*>(plan.item);
+  const T* inverses = static_cast<const T*>(plan.item_inverse);
+  const bool in_registers = !plan.sparse && SumsInRegisters<T>(dim);
+  int64_t offsets[kMaxItemStreams + 1], weight_offsets[kMaxItemStreams + 1];
+  for (int64_t first = 0, n = 0; first < plan.num_candidates; first += n) {
+    const int64_t left = plan.num_candidates - first;
+    n = left <= kMaxItemStreams ? left : kStreams;
+    const typename Candidates::template Group<kMaxItemStreams> group(candidates, first, n);
     for (int64_t j = begin; j < end;) {
       int64_t stop = group.UserOffsets(j, offsets, weight_offsets);
       if (stop > end) stop = end;
@@ -49,27 +52,28 @@ void GatherItemGradTile(const GatheredPlan& plan, const Candidates& candidates, 
         weight_offsets[n] = static_cast<const T*>(plan.positive_weights) - exp_weights;
         ++sum.count;
       }
+      const bool normalise = plan.normalise && in_registers && first + n == plan.num_candidates;
       while (j < stop) {
         sum.weights = exp_weights + j;
         sum.rows = user + j * plan.row_stride;
         T* grad = grad_item + j * dim;
+        const NormaliseSum<T> last{normalise ? item + j * plan.row_stride : nullptr, inverses + j, plan.row_stride};
         if (plan.sparse) {
           AddNonzero<T>(sum, dim, first > 0, grad);
           j += 1;
         } else if (j + 1 < stop) {
-          AddWeightedRows<T, 2>(sum, dim, first > 0, grad);
+          AddWeightedRows<T, 2>(sum, dim, first > 0, grad, last);
           j += 2;
         } else {
-          AddWeightedRows<T, 1>(sum, dim, first > 0, grad);
+          AddWeightedRows<T, 1>(sum, dim, first > 0, grad, last);
           j += 1;
         }
       }
     }
   }
-  if (!plan.normalise) return;
+  if (!plan.normalise || in_registers) return;
   for (int64_t j = begin; j < end; ++j) {
-    ThroughNormalisation<T>(static_cast<const T*>(plan.item) + j * plan.row_stride,
-                            static_cast<const T*>(plan.item_inverse)[j], dim, grad_item + j * dim);
+    ThroughNormalisation<T>(item + j * plan.row_stride, inverses[j], dim, grad_item + j * dim);
   }
 }
 

@@ -16,7 +16,8 @@ namespace fastneg::cpu::FASTNEG_ISA_NAMESPACE {
 
 // kChunks vectors at element d of item row j's gradient, into `out`.
 template <typename T, int kChunks, bool kWhole>
-FASTNEG_INLINE void GatherShuffledChunks(const GatheredPlan& plan, int64_t j, int64_t d, T* out) {
+FASTNEG_INLINE void GatherShuffledChunks(const GatheredPlan& plan, int64_t j, int64_t d, const NormaliseSum<T>& last,
+                                         T* out) {
   const int64_t stride = plan.row_stride;
   const T* users = static_cast<const T*>(plan.user) + d;
   // The positive: the row's own user.
@@ -35,27 +36,28 @@ FASTNEG_INLINE void GatherShuffledChunks(const GatheredPlan& plan, int64_t j, in
     inverse += plan.permutation_stride;
     weights += plan.exp_stride;
   }
+  last.template Finish<kChunks>(0, sums);
   StoreChunks<T, kChunks, kWhole>(sums, plan.embedding_dim - d, out + d);
 }
 
 template <typename T>
-FASTNEG_INLINE void GatherShuffledRow(const GatheredPlan& plan, int64_t j, T* out) {
+FASTNEG_INLINE void GatherShuffledRow(const GatheredPlan& plan, int64_t j, const NormaliseSum<T>& last, T* out) {
   constexpr int64_t kL = kLanes<T>;
   const int64_t dim = plan.embedding_dim;
   int64_t d = 0;
-  for (; dim - d >= 8 * kL; d += 8 * kL) GatherShuffledChunks<T, 8, true>(plan, j, d, out);
+  for (; dim - d >= 8 * kL; d += 8 * kL) GatherShuffledChunks<T, 8, true>(plan, j, d, last, out);
   if (dim - d >= 4 * kL) {
-    GatherShuffledChunks<T, 4, true>(plan, j, d, out);
+    GatherShuffledChunks<T, 4, true>(plan, j, d, last, out);
     d += 4 * kL;
   }
   if (dim - d > 2 * kL) {
-    GatherShuffledChunks<T, 4, false>(plan, j, d, out);
+    GatherShuffledChunks<T, 4, false>(plan, j, d, last, out);
   } else if (dim - d == 2 * kL) {
-    GatherShuffledChunks<T, 2, true>(plan, j, d, out);
+    GatherShuffledChunks<T, 2, true>(plan, j, d, last, out);
   } else if (dim - d > kL) {
-    GatherShuffledChunks<T, 2, false>(plan, j, d, out);
+    GatherShuffledChunks<T, 2, false>(plan, j, d, last, out);
   } else if (dim > d) {
-    GatherShuffledChunks<T, 1, false>(plan, j, d, out);
+    GatherShuffledChunks<T, 1, false>(plan, j, d, last, out);
   }
 }
 
@@ -67,12 +69,13 @@ void GatherShuffledGrads(void* context, int64_t tile) {
   const int64_t begin = tile * plan.tile_rows;
   const int64_t end = begin + plan.tile_rows < plan.batch_size ? begin + plan.tile_rows : plan.batch_size;
   const int64_t dim = plan.embedding_dim;
+  const bool in_registers = SumsInRegisters<T>(dim);
   for (int64_t j = begin; j < end; ++j) {
     T* grad = static_cast<T*>(plan.grad_item) + j * dim;
-    GatherShuffledRow<T>(plan, j, grad);
-    if (!plan.normalise) continue;
-    ThroughNormalisation<T>(static_cast<const T*>(plan.item) + j * plan.row_stride,
-                            static_cast<const T*>(plan.item_inverse)[j], dim, grad);
+    const T* item = static_cast<const T*>(plan.item) + j * plan.row_stride;
+    const T* inverse = static_cast<const T*>(plan.item_inverse) + j;
+    GatherShuffledRow<T>(plan, j, {plan.normalise && in_registers ? item : nullptr, inverse, 0}, grad);
+    if (plan.normalise && !in_registers) ThroughNormalisation<T>(item, *inverse, dim, grad);
   }
 }
 

@@ -113,9 +113,23 @@ struct WeightedSum {
   }
 };
 
+// Whether AddWeightedRows has whole rows of `dim` elements in registers.
+template <typename T>
+FASTNEG_INLINE bool SumsInRegisters(int64_t dim) {
+  constexpr int64_t kL = kLanes<T>;
+  return dim == kL || dim == 2 * kL || dim == 4 * kL || dim == 8 * kL;
+}
+
+// What AddWeightedRows does to row r's sum before it stores it: nothing.
+struct KeepSum {
+  template <int kChunks, typename V>
+  FASTNEG_INLINE void Finish(int /*r*/, V* /*sum*/) const {}
+};
+
 // kChunks vectors at element d of kRows sums, added to what stands in `out` if `add`. `out` is dense, `dim` a row.
-template <typename T, int kChunks, int kRows, bool kWhole>
-FASTNEG_INLINE void WeightedChunks(const WeightedSum<T>& sum, int64_t d, int64_t dim, bool add, T* out) {
+template <typename T, int kChunks, int kRows, bool kWhole, typename Last>
+FASTNEG_INLINE void WeightedChunks(const WeightedSum<T>& sum, int64_t d, int64_t dim, bool add, const Last& last,
+                                   T* out) {
   Vec<T> sums[kRows][kChunks];
 #pragma GCC unroll 2
   for (int r = 0; r < kRows; ++r) {
@@ -137,24 +151,27 @@ FASTNEG_INLINE void WeightedChunks(const WeightedSum<T>& sum, int64_t d, int64_t
     }
   }
 #pragma GCC unroll 2
-  for (int r = 0; r < kRows; ++r) StoreChunks<T, kChunks, kWhole>(sums[r], dim - d, out + r * dim + d);
+  for (int r = 0; r < kRows; ++r) {
+    last.template Finish<kChunks>(r, sums[r]);
+    StoreChunks<T, kChunks, kWhole>(sums[r], dim - d, out + r * dim + d);
+  }
 }
 
-template <typename T, int kRows>
-FASTNEG_INLINE void AddWeightedRows(const WeightedSum<T>& sum, int64_t dim, bool add, T* out) {
+template <typename T, int kRows, typename Last = KeepSum>
+FASTNEG_INLINE void AddWeightedRows(const WeightedSum<T>& sum, int64_t dim, bool add, T* out, const Last& last = {}) {
   constexpr int64_t kL = kLanes<T>;
   int64_t d = 0;
-  for (; dim - d >= 8 * kL; d += 8 * kL) WeightedChunks<T, 8, kRows, true>(sum, d, dim, add, out);
+  for (; dim - d >= 8 * kL; d += 8 * kL) WeightedChunks<T, 8, kRows, true>(sum, d, dim, add, last, out);
   if (dim - d >= 4 * kL) {
-    WeightedChunks<T, 4, kRows, true>(sum, d, dim, add, out);
+    WeightedChunks<T, 4, kRows, true>(sum, d, dim, add, last, out);
     d += 4 * kL;
   }
   if (dim - d > 2 * kL) {
-    WeightedChunks<T, 4, kRows, false>(sum, d, dim, add, out);
+    WeightedChunks<T, 4, kRows, false>(sum, d, dim, add, last, out);
   } else if (dim - d > kL) {
-    WeightedChunks<T, 2, kRows, false>(sum, d, dim, add, out);
+    WeightedChunks<T, 2, kRows, false>(sum, d, dim, add, last, out);
   } else if (dim > d) {
-    WeightedChunks<T, 1, kRows, false>(sum, d, dim, add, out);
+    WeightedChunks<T, 1, kRows, false>(sum, d, dim, add, last, out);
   }
 }
 

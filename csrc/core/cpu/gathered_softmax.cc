@@ -17,7 +17,6 @@ namespace fastneg {
 namespace cpu {
 namespace {
 
-constexpr int64_t kGroup = 16;  // Candidates that a tile's rows meet before the next ones.
 constexpr int64_t kTasksPerThread = 4;
 
 int64_t SecondLevelCacheBytes() {
@@ -52,7 +51,7 @@ Status CheckPointers(const GatheredSoftmaxArgs& args) {
 // together.
 int64_t TileRows(const GatheredPlan& plan, int64_t element_bytes, int num_threads) {
   const int64_t row_bytes = std::max<int64_t>(plan.row_stride * element_bytes, 1);
-  const int64_t window = kGroup * plan.batch_size / plan.num_candidates;
+  const int64_t window = kStreams * plan.batch_size / plan.num_candidates;
   const int64_t cached = (SecondLevelCacheBytes() / 4 * 3 / row_bytes - std::min(window, plan.batch_size)) / 3;
   const int64_t balanced = plan.batch_size / (kTasksPerThread * std::max(num_threads, 1));
   const int64_t rows = std::clamp<int64_t>(std::min(cached, balanced), cpu::kSumRows, kMaxTileRows);

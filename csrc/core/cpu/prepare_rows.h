@@ -108,6 +108,20 @@ class NormalisationGrad {
     return length_ * (projects_ ? grad - along_ * row : grad);
   }
 
+  // All three for a row of kChunks vectors.
+  template <int kChunks>
+  FASTNEG_INLINE void Run(bool normalise, const T* row, Vec<T>* grad) {
+#pragma GCC unroll 8
+    for (int c = 0; c < kChunks; ++c) Meet(grad[c], LoadAligned(row + c * kLanes<T>));
+    Close(normalise);
+    if (projects_) {
+#pragma GCC unroll 8
+      for (int c = 0; c < kChunks; ++c) grad[c] -= along_ * LoadAligned(row + c * kLanes<T>);
+    }
+#pragma GCC unroll 8
+    for (int c = 0; c < kChunks; ++c) grad[c] *= length_;
+  }
+
  private:
   const T inverse_;
   bool projects_ = false;
@@ -127,6 +141,20 @@ FASTNEG_INLINE void ThroughNormalisation(const T* row, T inverse, int64_t dim, T
     StoreValid(grad + d, through.Apply(LoadValid(grad + d, valid), LoadAligned(row + d)), valid);
   });
 }
+
+// For sums of gathered_rows.h that are gradients of normalised rows, when they are complete and still in registers.
+template <typename T>
+struct NormaliseSum {
+  const T* rows;      // Prepared rows; null where there is nothing to do yet.
+  const T* inverses;  // As PreparedRows has them.
+  int64_t row_stride;
+
+  template <int kChunks>
+  FASTNEG_INLINE void Finish(int r, Vec<T>* sum) const {
+    if (rows == nullptr) return;
+    NormalisationGrad<T>(inverses[r]).template Run<kChunks>(true, rows + r * row_stride, sum);
+  }
+};
 
 template <typename T>
 using PrepareFunction = void (*)(const GatheredPlan&, const void*, int64_t, const RowsToPrepare<T>&, PreparedRows<T>*);

@@ -206,7 +206,10 @@ class RowTile {
       for (int64_t d = 0; d < plan_.row_stride; ++d) user[d] = 0;
       return;
     }
-    NormalisationGrad<T> through(user_inverse_[i - begin]);
+    const T inverse = user_inverse_[i - begin];
+    if (dim == 8 * kL) return FinishChunks<8>(scale, negative_sum, inverse, item, user, grad);
+    if (dim == 4 * kL) return FinishChunks<4>(scale, negative_sum, inverse, item, user, grad);
+    NormalisationGrad<T> through(inverse);
     ForChunks<T>(dim, [&](int64_t d, int64_t valid) FASTNEG_LAMBDA_INLINE {
       const Vec<T> g = scale * (LoadValid(grad + d, valid) - negative_sum * LoadAligned(item + d));
       through.Meet(g, LoadAligned(user + d));
@@ -218,6 +221,20 @@ class RowTile {
       StoreValid(grad + d, through.Apply(LoadValid(grad + d, valid), row), valid);
       StoreAligned(user + d, scale * row);
     });
+  }
+
+  // The same where whole rows fit the registers.
+  template <int kChunks>
+  FASTNEG_INLINE void FinishChunks(T scale, T negative_sum, T inverse, const T* item, T* user, T* grad) {
+    Vec<T> g[kChunks];
+#pragma GCC unroll 8
+    for (int c = 0; c < kChunks; ++c) g[c] = scale * (Load(grad + c * kL) - negative_sum * LoadAligned(item + c * kL));
+    NormalisationGrad<T>(inverse).template Run<kChunks>(plan_.normalise, user, g);
+#pragma GCC unroll 8
+    for (int c = 0; c < kChunks; ++c) {
+      Store(grad + c * kL, g[c]);
+      StoreAligned(user + c * kL, scale * LoadAligned(user + c * kL));
+    }
   }
 
   const GatheredPlan& plan_;

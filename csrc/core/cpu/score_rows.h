@@ -40,7 +40,8 @@ class CandidateSweep {
 
  private:
   static constexpr int kL = kLanes<T>;
-  static constexpr int kGroups = 2;  // Vectors of candidates that a row meets at most before the next row does.
+  // Vectors of candidates that a row meets before the next row does, at most.
+  static constexpr int kGroups = kL < kStreams ? 2 : 1;
 
   // Up to four candidates, as many as there are by default, deserve loops of their own.
   template <int kQueries>
@@ -64,7 +65,7 @@ class CandidateSweep {
     const int num_groups = left > kL + kL / 2 ? kGroups : 1;
     const int64_t n = left < num_groups * kL ? left : num_groups * kL;
     const int64_t last = (num_groups - 1) * kL;
-    const Group groups[kGroups] = {Group(candidates_, first, n), Group(candidates_, first + last, n - last)};
+    const Group groups[] = {Group(candidates_, first, n), Group(candidates_, first + last, n - last)};
     Mask<T> in_use[kGroups];  // Lanes with a candidate.
     for (int g = 0; g < kGroups; ++g) {
       for (int l = 0; l < kL; ++l) in_use[g][l] = g * kL + l < n ? -1 : 0;
@@ -79,6 +80,7 @@ class CandidateSweep {
     for (int64_t block = tile_.begin; block < tile_.end; block += kL) {
       if (exp_weights != nullptr) {
         for (int g = 0; g < num_groups; ++g) {
+#pragma GCC unroll 16
           for (int l = 0; l < kL; ++l) block_weights[g][l] = Zero<T>();
         }
       }
