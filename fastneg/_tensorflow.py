@@ -57,6 +57,14 @@ def record_operation(
     record.record_operation(op_type, list(outputs), list(inputs), backward)
 
 
+def can_be_changed(operation: tf.Operation) -> bool:
+    """Whether changes of an operation reach whoever runs its graph.
+
+    A session of TensorFlow 1 keeps the operations that it has run as they were.
+    """
+    return bool(operation.graph.building_function)
+
+
 def set_constant(constant: tf.Tensor, value: Any) -> None:
     """Changes the value of a constant in the graph that it belongs to, for whoever reads it."""
     proto = tf.make_tensor_proto(value, constant.dtype)

@@ -3,9 +3,13 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from case_gradients import DIFFERENTIABLE
 from small_cases import CASES
 
 import fastneg
+
+# What is differentiated, of the losses that have a gradient of their own.
+SOURCES = {**DIFFERENTIABLE, "sampled_softmax": ("inputs",)}
 
 
 @pytest.mark.parametrize("known", [True, False])
@@ -24,3 +28,22 @@ def test_session(backend: str, name: str, known: bool) -> None:
         with tf.compat.v1.Session() as session:
             actual = session.run(loss, dict(zip(inputs, values, strict=True)))
     np.testing.assert_allclose(actual, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_gradient_asked_for_after_the_session_ran_the_loss(fused_backend: str, name: str) -> None:
+    case = CASES[name]
+    followed = [list(case.arguments).index(key) for key in SOURCES[name]]
+    tensors = [tf.constant(value) for value in case.arguments.values()]
+    with fastneg.use_backend("reference"), tf.GradientTape() as tape:
+        sources = [tensors[place] for place in followed]
+        tape.watch(sources)
+        loss = case.loss(*tensors)
+    expected = tape.gradient(loss, sources)
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        inputs = [tf.constant(value) for value in case.arguments.values()]
+        loss = case.loss(*inputs)
+        session.run(loss)
+        actual = session.run(tf.gradients(loss, [inputs[place] for place in followed]))
+    for gradient, truth in zip(actual, expected, strict=True):
+        np.testing.assert_allclose(gradient, truth, rtol=1e-5, atol=1e-6)

@@ -137,6 +137,32 @@ class RowTile {
     }
   }
 
+  struct Exponentials {
+    Vec<T> value;     // exp(logit - reference); 0 where there is no pair.
+    Vec<T> sv_score;  // After the re-weighting.
+    Mask<T> hard;
+  };
+
+  // What pairs with these scores add to their rows' sums: lanes with `kept` are pairs, `positive` and `reference` those
+  // of their rows. `list` writes the user and item rows of all lanes' pairs, and is called where they matter.
+  template <typename List>
+  FASTNEG_INLINE Exponentials Exponentiate(Vec<T> score, Vec<T> positive, Vec<T> reference, Mask<T> kept,
+                                           const List& list) const {
+    const auto hard = IsHard<Vec<T>>(positive, score);
+    const Vec<T> sv_score = hard ? HardScore(score, params) : score;
+    Vec<T> exponent = params.gamma * sv_score - reference;
+    if (facts.any()) {
+      int64_t rows[kL], items[kL];
+      list(rows, items);
+      exponent += facts.GatherNegLogProb(items);
+      kept = kept & ~facts.Hits(rows, items);
+    }
+    // The references keep exponents below kExponentsAbove but for the rounding of huge logits. NaN passes.
+    constexpr T kHighest = T(kExponentsAbove + 5);
+    exponent = exponent > kHighest ? Broadcast(kHighest) : exponent;
+    return {kept ? Exp<T>(exponent) : Zero<T>(), sv_score, hard};
+  }
+
   const T* User(int64_t i) const { return static_cast<const T*>(plan_.user) + i * plan_.row_stride; }
   const T* Item(int64_t j) const { return static_cast<const T*>(plan_.item) + j * plan_.row_stride; }
   T* GradUser(int64_t i) const { return static_cast<T*>(plan_.grad_user) + i * plan_.embedding_dim; }

@@ -170,7 +170,7 @@ class CandidateSweep {
       for (int l = 0; l < kL; ++l) rows[l] = tile_.begin + r;
       group.Items(tile_.begin + r, items);
     };
-    const Exponentials e = Exponentiate(score, positive, Broadcast(tile_.reference[r]), kept, list);
+    const auto e = tile_.Exponentiate(score, positive, Broadcast(tile_.reference[r]), kept, list);
     tile_.sums[r] += e.value;
     if (plan_.want_scalars) {
       tile_.score_sums[r] += e.value * (e.sv_score - positive);
@@ -257,7 +257,7 @@ class CandidateSweep {
     const Vec<T> score = kIsCommon<kQueries>
                              ? Dots<T, kQueries>(queries, tile_.Item(0), vector->offsets, tile_.chunks)
                              : CallDots<T, kQueries>(queries, tile_.Item(0), vector->offsets, tile_.chunks);
-    const Exponentials e = Exponentiate(score, positive, reference, in_use, list);
+    const auto e = tile_.Exponentiate(score, positive, reference, in_use, list);
     Store(vector->weights, e.hard ? e.value * tile_.params.t : e.value);
 #pragma GCC unroll 1
     for (int q = 0; q < vector->count; ++q) {
@@ -299,32 +299,6 @@ class CandidateSweep {
         CallAddWeightedRow<T>(sum, plan_.embedding_dim, first > 0, tile_.GradUser(i));
       }
     }
-  }
-
-  struct Exponentials {
-    Vec<T> value;     // exp(logit - reference); 0 where there is no pair.
-    Vec<T> sv_score;  // After the re-weighting.
-    Mask<T> hard;
-  };
-
-  // `list` writes the user and item rows of all lanes' pairs, and is called where they matter.
-  template <typename List>
-  FASTNEG_INLINE Exponentials Exponentiate(Vec<T> score, Vec<T> positive, Vec<T> reference, Mask<T> kept,
-                                           const List& list) {
-    const SvSoftmaxParams<T>& params = tile_.params;
-    const auto hard = IsHard<Vec<T>>(positive, score);
-    const Vec<T> sv_score = hard ? HardScore(score, params) : score;
-    Vec<T> exponent = params.gamma * sv_score - reference;
-    if (tile_.facts.any()) {
-      int64_t rows[kL], items[kL];
-      list(rows, items);
-      exponent += tile_.facts.GatherNegLogProb(items);
-      kept = kept & ~tile_.facts.Hits(rows, items);
-    }
-    // The references keep exponents below kExponentsAbove but for the rounding of huge logits. NaN passes.
-    constexpr T kHighest = T(kExponentsAbove + 5);
-    exponent = exponent > kHighest ? Broadcast(kHighest) : exponent;
-    return {kept ? Exp<T>(exponent) : Zero<T>(), sv_score, hard};
   }
 
   const GatheredPlan& plan_;

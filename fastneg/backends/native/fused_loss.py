@@ -3,7 +3,7 @@
 Evaluation must not pay for gradients, so the attribute `with_grad` of such an operation is false
 until something is known to differentiate: a tape, when called eagerly; in a graph the gradient
 function, which then sets the attribute of the operation in place, as TensorFlow's own gradient of a
-function call rewrites the call.
+function call rewrites the call. Where that is not possible, it runs the operation once more.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -136,6 +136,8 @@ class FusedLoss:
         if isinstance(op.outputs[0], tf.__internal__.EagerTensor):
             return self._recomputed(op)
         node = op.outputs[0].op
+        if not _tensorflow.can_be_changed(node):
+            return self._recomputed(op)
         node._set_attr("with_grad", attr_value_pb2.AttrValue(b=True))
         call = Call(*self._inputs(op), node.outputs, op.get_attr)
         for unit_grad, shape in zip(node.outputs[1:], self._unit_shapes(call), strict=True):
@@ -143,7 +145,7 @@ class FusedLoss:
         return list(node.outputs)
 
     def _recomputed(self, op: Any) -> Sequence[tf.Tensor]:
-        """Runs an operation once more, with gradients: for callers that evade this class."""
+        """Runs an operation once more, with gradients: where it cannot be changed."""
         required, optional = self._inputs(op)
         lists = [[] if tensor is None else [tensor] for tensor in optional]
         attributes = {name: op.get_attr(name) for name in self._attributes}

@@ -97,16 +97,22 @@ def _graph(
 
     @tf.custom_gradient
     def loss_of(*tensors: tf.Tensor) -> Any:
+        def results(with_grad: tf.Tensor) -> Any:
+            arguments = [with_grad, *tensors, *constants.values()]
+            return tf.numpy_function(callback, arguments, [dtype] * num_outputs)
+
         with_grad = tf.constant(False)
-        outputs = tf.numpy_function(
-            callback, [with_grad, *tensors, *constants.values()], [dtype] * num_outputs
-        )
+        outputs = results(with_grad)
         outputs[0].set_shape([])
         loss = only_differentiable_here(outputs[0])
 
         def backward(grad_loss: tf.Tensor) -> list[tf.Tensor]:
-            _tensorflow.set_constant(with_grad, True)
-            grads = unit_grads(names, autodiff.undifferentiable(*outputs))
+            if _tensorflow.can_be_changed(with_grad.op):
+                _tensorflow.set_constant(with_grad, True)
+                values = outputs
+            else:
+                values = results(tf.constant(True))
+            grads = unit_grads(names, autodiff.undifferentiable(*values))
             return _scaled(grad_loss, grads, tensors)
 
         return loss, backward
