@@ -42,15 +42,7 @@ FASTNEG_INLINE float Widen(Float16 x) {
   return BitsToFloat(sign | (exponent == 0 ? subnormal : exponent == 31 ? special : normal));
 }
 
-FASTNEG_INLINE void Narrow(float x, float* out) { *out = x; }
-FASTNEG_INLINE void Narrow(double x, double* out) { *out = x; }
-FASTNEG_INLINE void Narrow(float x, BFloat16* out) {  // Rounds to nearest, ties to even.
-  const uint32_t bits = FloatToBits(x);
-  const uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
-  const uint32_t nan = (bits >> 16) | 0x40u;
-  out->bits = static_cast<uint16_t>((bits & 0x7fffffffu) > 0x7f800000u ? nan : rounded);
-}
-FASTNEG_INLINE void Narrow(float x, Float16* out) {  // Rounds to nearest, ties to even; overflows to infinity.
+FASTNEG_INLINE Float16 NarrowToFloat16(float x) {  // Rounds to nearest, ties to even; overflows to infinity.
   const uint32_t bits = FloatToBits(x);
   const uint32_t sign = (bits >> 16) & 0x8000u;
   const uint32_t magnitude = bits & 0x7fffffffu;
@@ -65,7 +57,7 @@ FASTNEG_INLINE void Narrow(float x, Float16* out) {  // Rounds to nearest, ties 
     // Adding 0.5 aligns the subnormal's last bit with the float's; the addition rounds.
     half = FloatToBits(BitsToFloat(magnitude) + 0.5f) - 0x3f000000u;
   }
-  out->bits = static_cast<uint16_t>(sign | half);
+  return {static_cast<uint16_t>(sign | half)};
 }
 
 // As many 16-bit patterns as a vector of float has lanes.
@@ -111,29 +103,38 @@ FASTNEG_INLINE Vec<T> LoadWidened(const Storage* p, int64_t count) {
   }
 }
 
+// Rounded to nearest, ties to even.
+FASTNEG_INLINE HalfBits NarrowToBits(Vec<float> v, BFloat16) {
+  using Unsigned = Simd<float>::Unsigned;
+  const Unsigned bits = reinterpret_cast<Unsigned>(v);
+  const Unsigned rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+  const Unsigned nan = (bits >> 16) | 0x40u;
+  return __builtin_convertvector((bits & 0x7fffffffu) > 0x7f800000u ? nan : rounded, HalfBits);
+}
+FASTNEG_INLINE HalfBits NarrowToBits(Vec<float> v, Float16) {
+#if defined(__AVX512F__)
+  return reinterpret_cast<HalfBits>(
+      _mm512_maskz_cvtps_ph(0xffff, reinterpret_cast<__m512>(v), _MM_FROUND_TO_NEAREST_INT));
+#elif defined(__F16C__)
+  return reinterpret_cast<HalfBits>(_mm256_cvtps_ph(reinterpret_cast<__m256>(v), _MM_FROUND_TO_NEAREST_INT));
+#else
+  HalfBits bits{};
+  for (int l = 0; l < kLanes<float>; ++l) bits[l] = NarrowToFloat16(v[l]).bits;
+  return bits;
+#endif
+}
+
 // The first `count` lanes, narrowed; writes nothing else.
 template <typename T, typename Storage>
 FASTNEG_INLINE void StoreNarrowed(Storage* p, Vec<T> v, int64_t count) {
   if constexpr (sizeof(Storage) == sizeof(T)) {
     StoreValid(reinterpret_cast<T*>(p), v, count);
   } else {
-    T lanes[kLanes<T>];
-    Store(lanes, v);
-#if defined(__F16C__)
-    if constexpr (__is_same(Storage, Float16)) {
-      if (count == kLanes<T>) {
-        for (int l = 0; l < kLanes<T>; l += 8) {
-          const __m128i packed = _mm256_cvtps_ph(_mm256_loadu_ps(lanes + l), _MM_FROUND_TO_NEAREST_INT);
-          _mm_storeu_si128(reinterpret_cast<__m128i*>(p + l), packed);
-        }
-        return;
-      }
-    }
-#endif
+    const HalfBits bits = NarrowToBits(v, Storage{});
     if (count == kLanes<T>) {
-      for (int l = 0; l < kLanes<T>; ++l) Narrow(lanes[l], p + l);
+      __builtin_memcpy(p, &bits, sizeof(bits));
     } else {
-      for (int64_t l = 0; l < count; ++l) Narrow(lanes[l], p + l);
+      for (int64_t l = 0; l < count; ++l) p[l].bits = bits[l];
     }
   }
 }
