@@ -22,8 +22,11 @@ from small_cases import B
 import fastneg
 from fastneg import backends
 from fastneg.backends.native import cuda, xla
+from fastneg.backends.native.library import operations as native_operations
 
 LOSSES = ("rolled_softmax", "shuffled_cosine", "sv_softmax")
+# How many inputs of the operations are scalars.
+SCALARS = {"Fastneg>RolledSoftmax": 3, "Fastneg>ShuffledCosine": 1, "Fastneg>SvSoftmax": 4}
 
 
 @pytest.fixture(scope="module")
@@ -161,6 +164,46 @@ def test_bad_values_make_the_results_nan(graph: tf.Graph) -> None:
         results = session.run([loss, grad], {shifts: [1, B]})
         assert all(np.all(np.isnan(result)) for result in results)
         assert np.isfinite(session.run(loss, {shifts: [1, B - 1]}))
+
+
+def test_operations_called_directly_with_types_that_do_not_fit(graph: tf.Graph) -> None:
+    (grad,) = native_operations().fastneg_scale_grad(
+        scale=tf.constant(2.0), unit_grads=[tf.ones([3])], T=tf.float64
+    )
+    with (
+        tf.compat.v1.Session() as session,
+        pytest.raises(tf.errors.InvalidArgumentError, match="`scale` must be float64 exactly when"),
+    ):
+        session.run(grad)
+
+
+def test_operations_called_directly_with_too_many_inputs(graph: tf.Graph) -> None:
+    users, ones, shifts = tf.ones([B, 4]), tf.ones([B]), tf.constant([1, 2], tf.int64)
+    loss = native_operations().fastneg_rolled_softmax(
+        users, users, ones, shifts, 1.0, 0.0, 1.0, [ones, ones], [], []
+    )[0]
+    message = r"`num_weights` must be 0 or 1\. Received: 2\."
+    with (
+        tf.compat.v1.Session() as session,
+        pytest.raises(tf.errors.InvalidArgumentError, match=message),
+    ):
+        session.run(loss)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("name", LOSSES)
+def test_graphs_for_gpus_keep_numbers_on_the_host(
+    native: str, monkeypatch: pytest.MonkeyPatch, name: str, dtype: Any
+) -> None:
+    """TensorFlow would put constants beside the loss, and copy them to the host at each step."""
+    monkeypatch.setattr(cuda.library, "why_not_loaded", lambda: None)
+    arguments = [tf.constant(value) for value in arguments_of(name, dtype)]
+    step = tf.function(with_gradients(name)).get_concrete_function(*arguments)
+    (loss,) = (op for op in step.graph.get_operations() if op.type in SCALARS)
+    devices = [scalar.device for scalar in loss.inputs if scalar.shape.rank == 0]
+    assert len(devices) == SCALARS[loss.type]
+    assert all(device.endswith("CPU:0") for device in devices)
+    np.testing.assert_array_equal(step(*arguments)[0], with_gradients(name)(*arguments)[0])
 
 
 def test_xla_may_compile_for_gpus(native: str, monkeypatch: pytest.MonkeyPatch) -> None:

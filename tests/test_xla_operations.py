@@ -149,6 +149,19 @@ def test_sizes_that_only_the_running_program_knows(native_in_xla: str) -> None:
         loss(tf.ones([B, 4]), tf.constant([True] * 4 + [False] * 2))
 
 
+def test_operations_called_directly_with_too_many_inputs(native_in_xla: str) -> None:
+    from fastneg.backends.native.library import operations
+
+    @tf.function(jit_compile=True)
+    def loss(users: tf.Tensor, ones: tf.Tensor, shifts: tf.Tensor) -> tf.Tensor:
+        return operations().fastneg_rolled_softmax(
+            users, users, ones, shifts, 1.0, 0.0, 1.0, [ones, ones], [], []
+        )[0]
+
+    with pytest.raises(tf.errors.InvalidArgumentError, match="`num_weights` must be 0 or 1"):
+        loss(tf.ones([B, 4]), tf.ones([B]), tf.constant([1, 2], tf.int64))
+
+
 @pytest.mark.parametrize("batch_size", [4, 7])
 def test_permutations_are_drawn(native_in_xla: str, batch_size: int) -> None:
     backend = backends.load("native")

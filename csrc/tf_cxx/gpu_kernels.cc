@@ -1,8 +1,8 @@
 // Kernels for TensorFlow's GPU device of the ops that _ops.so defines: the same checks and outputs, CUDA's kernels on
 // TensorFlow's stream. They are registered through the C++ API, because the C API does not tell the stream.
 //
-// Scalars are in host memory, where eager constants and variables' values come from cheaply; everything else is on the
-// device. The host waits for nothing.
+// Scalars are in host memory, where constants are made for them; everything else is on the device. The host waits for
+// nothing but the values of scalars that are on the device, as those of variables are.
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -140,6 +140,9 @@ class ScaleGradKernel final : public OpKernel {
     const tensorflow::Tensor& scale = context->input(0);
     OP_REQUIRES(context, scale.dims() == 0,
                 absl::InvalidArgumentError("`scale` must be a scalar. Received: " + scale.shape().DebugString() + "."));
+    const bool is_double = scale.dtype() == tensorflow::DT_DOUBLE;
+    OP_REQUIRES(context, is_double == (context->expected_output_dtype(0) == tensorflow::DT_DOUBLE),
+                absl::InvalidArgumentError("`scale` must be float64 exactly when the gradients are."));
     for (int i = 1; i < context->num_inputs(); ++i) {
       const tensorflow::Tensor& unit_grad = context->input(i);
       ScaleGradArgs args;

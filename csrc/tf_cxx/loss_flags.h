@@ -29,6 +29,11 @@ inline LossCall ReadLossCall(tensorflow::OpKernelConstruction* construction) {
     const absl::Status status =
         is_flag ? construction->GetAttr(attribute, &flag) : construction->GetAttr(attribute, &count);
     if (!status.ok()) construction->CtxFailure(status);
+    if (count > 1) {
+      const std::string received = std::to_string(count);
+      construction->CtxFailure(
+          absl::InvalidArgumentError(std::string("`") + attribute + "` must be 0 or 1. Received: " + received + "."));
+    }
     call.flags |= static_cast<uint64_t>(flag || count > 0) << i;
   }
   return call;

@@ -25,9 +25,13 @@ inline Status FromCuda(cudaError_t error) {
   }
 }
 
+// CUDA numbers blocks along x with 31 bits.
+constexpr int64_t kMostBlocks = (int64_t{1} << 31) - 1;
+
 template <typename... Parameters, typename... Arguments>
 Status Launch(void (*kernel)(Parameters...), int64_t blocks, int threads, Stream stream,
               const Arguments&... arguments) {
+  if (blocks > kMostBlocks) return Status::kInvalidSize;
   cudaLaunchConfig_t config = {};
   config.gridDim = dim3(static_cast<unsigned int>(blocks));
   config.blockDim = dim3(static_cast<unsigned int>(threads));
@@ -39,9 +43,6 @@ Status Launch(void (*kernel)(Parameters...), int64_t blocks, int threads, Stream
 inline Status Fill(void* memory, int value, size_t bytes, Stream stream) {
   return memory == nullptr || bytes == 0 ? Status::kOk : FromCuda(cudaMemsetAsync(memory, value, bytes, stream));
 }
-
-// CUDA numbers blocks along x with 31 bits.
-constexpr int64_t kMostBlocks = (int64_t{1} << 31) - 1;
 
 }  // namespace fastneg::cuda
 

@@ -17,6 +17,10 @@ __device__ __forceinline__ double Log1p(double x) { return log1p(x); }
 __device__ __forceinline__ float SquareRoot(float x) { return sqrtf(x); }
 __device__ __forceinline__ double SquareRoot(double x) { return sqrt(x); }
 
+// A product that is rounded whatever becomes of it: no addition takes it into a fused multiply-add.
+__device__ __forceinline__ float RoundedProduct(float a, float b) { return __fmul_rn(a, b); }
+__device__ __forceinline__ double RoundedProduct(double a, double b) { return __dmul_rn(a, b); }
+
 template <typename T>
 __device__ __forceinline__ bool IsInfinite(T x) {
   return x - x != T(0) && x == x;

@@ -4,15 +4,18 @@
 #define FASTNEG_CORE_CUDA_PAIRS_CUH_
 
 #include "core/cuda/gathered_plan.h"
+#include "core/cuda/math.cuh"
 #include "core/cuda/storage.cuh"
 #include "core/losses/sv_softmax.h"
 
 namespace fastneg::cuda {
 
 // The cosine of rows as they are given, from their product. A row with an inverse norm of 0 counts as a zero row.
+// Rounded, so that whether a negative is hard does not depend on what a compiler makes of the comparison.
 template <typename T>
 __device__ __forceinline__ T Cosine(T product, T user_inverse, T item_inverse) {
-  return user_inverse == T(0) || item_inverse == T(0) ? T(0) : product * user_inverse * item_inverse;
+  const T cosine = RoundedProduct(product * user_inverse, item_inverse);
+  return user_inverse == T(0) || item_inverse == T(0) ? T(0) : cosine;
 }
 
 template <typename T>

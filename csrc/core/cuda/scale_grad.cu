@@ -41,7 +41,6 @@ Status LaunchScaleGrad(const ScaleGradArgs& args, const void* scale, Stream stre
   const bool aligned = reinterpret_cast<uintptr_t>(args.unit_grad) % 16 == 0;
   const int64_t per_block = kBlockThreads * (aligned ? kVec : 1);
   const int64_t blocks = cpu::CeilDiv(args.size, per_block);
-  if (blocks > kMostBlocks) return Status::kInvalidSize;
   return Launch(aligned ? ScaleGradKernel<Storage, kVec> : ScaleGradKernel<Storage, 1>, blocks, kBlockThreads, stream,
                 scale, args.unit_grad, args.out, args.size);
 }

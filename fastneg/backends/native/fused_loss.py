@@ -14,6 +14,7 @@ from tensorflow.core.framework import attr_value_pb2
 
 from fastneg import _tensorflow
 from fastneg.backends import autodiff
+from fastneg.backends.native import cuda
 from fastneg.backends.native.library import operations
 
 Grads = list[tf.Tensor | None]
@@ -151,6 +152,24 @@ class FusedLoss:
         attributes = {name: op.get_attr(name) for name in self._attributes}
         operation = getattr(operations(), self._name)
         return list(operation(*required, *lists, **attributes, with_grad=True))
+
+
+def scalars(values: Sequence[float | tf.Tensor], dtype: tf.DType) -> list[Any]:
+    """The scalar inputs of a loss; `dtype` is that of its embeddings or scores.
+
+    Numbers stay numbers where they become the right tensors by themselves. They do not as float64;
+    and in a graph they would become constants on the device of the loss: a GPU kernel, which takes
+    scalars from the host's memory, would wait for their copies at every step.
+    """
+    if tf.executing_eagerly() or _tensorflow.in_xla() or cuda.library.why_not_loaded() is not None:
+        if dtype != tf.float64:
+            return list(values)
+        return [tf.convert_to_tensor(value, tf.float64) for value in values]
+    dtype = tf.float64 if dtype == tf.float64 else tf.float32
+    with tf.device("CPU:0"):
+        return [
+            value if isinstance(value, tf.Tensor) else tf.constant(value, dtype) for value in values
+        ]
 
 
 def reshaped(grad: tf.Tensor, tensor: tf.Tensor) -> tf.Tensor:

@@ -4,7 +4,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from fastneg.backends.native.fused_loss import Call, FusedLoss, Grads, reshaped
+from fastneg.backends.native.fused_loss import Call, FusedLoss, Grads, reshaped, scalars
 from fastneg.backends.native.scale_grad import scale_grad
 
 
@@ -23,13 +23,10 @@ def rolled_softmax(
     candidate_ids: tf.Tensor | None,
 ) -> tf.Tensor:
     """Calls the operation: `fastneg.backends.RolledSoftmax`."""
-    required = [user_emb, item_emb, labels, shifts, gamma, margin, t]
-    scalar_places = [place for place in (4, 5, 6) if isinstance(required[place], tf.Tensor)]
-    if user_emb.dtype == tf.float64:
-        # Numbers become float32 by themselves, which is right for every other dtype.
-        required[4:] = [tf.convert_to_tensor(value, tf.float64) for value in required[4:]]
+    numbers = [gamma, margin, t]
+    scalar_places = [4 + i for i, value in enumerate(numbers) if isinstance(value, tf.Tensor)]
     return _loss(
-        required,
+        [user_emb, item_emb, labels, shifts, *scalars(numbers, user_emb.dtype)],
         [weights, candidate_sampling_probability, candidate_ids],
         differentiable=[0, 1, *scalar_places],
         embed_normed=embed_normed,

@@ -4,7 +4,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from fastneg.backends.native.fused_loss import Call, FusedLoss, Grads
+from fastneg.backends.native.fused_loss import Call, FusedLoss, Grads, scalars
 from fastneg.backends.native.library import operations
 from fastneg.backends.native.scale_grad import scale_grad
 
@@ -20,10 +20,8 @@ def shuffled_cosine(
 ) -> tf.Tensor:
     """Calls the operation: `fastneg.backends.ShuffledCosine`."""
     with_scalar_grad = isinstance(gamma, tf.Tensor)
-    if query.dtype == tf.float64:
-        gamma = tf.convert_to_tensor(gamma, tf.float64)
     return _loss(
-        [query, doc, permutations, gamma],
+        [query, doc, permutations, *scalars([gamma], query.dtype)],
         [candidate_sampling_probability, candidate_ids],
         differentiable=[0, 1, 3] if with_scalar_grad else [0, 1],
         with_scalar_grad=with_scalar_grad,

@@ -4,7 +4,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from fastneg.backends.native.fused_loss import Call, FusedLoss, Grads, reshaped
+from fastneg.backends.native.fused_loss import Call, FusedLoss, Grads, reshaped, scalars
 from fastneg.backends.native.scale_grad import scale_grad
 
 
@@ -19,13 +19,10 @@ def sv_softmax(
     weights: tf.Tensor | None,
 ) -> tf.Tensor:
     """Calls the operation: `fastneg.backends.SvSoftmax`."""
-    required = [pos_score, neg_scores, smooth, margin, t, threshold]
-    scalar_places = [place for place in (2, 3, 4) if isinstance(required[place], tf.Tensor)]
-    if neg_scores.dtype == tf.float64:
-        # Numbers become float32 by themselves, which is right for every other dtype.
-        required[2:] = [tf.convert_to_tensor(value, tf.float64) for value in required[2:]]
+    numbers = [smooth, margin, t, threshold]
+    scalar_places = [2 + i for i, value in enumerate(numbers[:3]) if isinstance(value, tf.Tensor)]
     return _loss(
-        required,
+        [pos_score, neg_scores, *scalars(numbers, neg_scores.dtype)],
         [weights],
         differentiable=[0, 1, *scalar_places],
         with_scalar_grad=bool(scalar_places),

@@ -106,6 +106,8 @@ T __ldcg(const T* p) {
   return *p;
 }
 
+inline float __fmul_rn(float a, float b) { return a * b; }
+inline double __dmul_rn(double a, double b) { return a * b; }
 inline float __uint_as_float(unsigned int bits) { return cuda_on_host::FromBits<float>(bits); }
 inline unsigned int __float_as_uint(float value) { return static_cast<unsigned int>(cuda_on_host::ToBits(value)); }
 
