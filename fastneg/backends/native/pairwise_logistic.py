@@ -4,7 +4,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from fastneg.backends.native.fused_loss import Call, FusedLoss, Grads, reshaped
+from fastneg.backends.native.fused_loss import Call, FusedLoss, Grads, reshaped, scalars
 from fastneg.backends.native.scale_grad import scale_grad
 
 
@@ -18,13 +18,10 @@ def pairwise_logistic(
     temperature: float | tf.Tensor,
 ) -> tf.Tensor:
     """Calls the operation: `fastneg.backends.PairwiseLogistic`."""
-    required = [labels, logits, margin, temperature]
-    scalar_places = [place for place in (2, 3) if isinstance(required[place], tf.Tensor)]
-    if logits.dtype == tf.float64:
-        # Numbers become float32 by themselves, which is right for every other dtype.
-        required[2:] = [tf.convert_to_tensor(value, tf.float64) for value in required[2:]]
+    numbers = [margin, temperature]
+    scalar_places = [2 + i for i, value in enumerate(numbers) if isinstance(value, tf.Tensor)]
     return _loss(
-        required,
+        [labels, logits, *scalars(numbers, logits.dtype)],
         [session_ids, weights],
         differentiable=[1, *scalar_places],
         with_scalar_grad=bool(scalar_places),
