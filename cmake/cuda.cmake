@@ -50,7 +50,7 @@ if(NOT FASTNEG_CUDA_PROBLEM)
   target_include_directories(fastneg_cuda_options INTERFACE "${CMAKE_CURRENT_SOURCE_DIR}/csrc")
   target_compile_options(fastneg_cuda_options INTERFACE
     $<$<COMPILE_LANGUAGE:CUDA>:-Werror=all-warnings -Xcompiler=-Wall,-Wextra,-fvisibility=hidden>)
-  file(GLOB cuda_sources CONFIGURE_DEPENDS csrc/core/cuda/*.cu)
+  file(GLOB cuda_sources CONFIGURE_DEPENDS csrc/core/cuda/*.cu csrc/core/cuda/*/*.cu)
   add_library(fastneg_cuda_kernels OBJECT ${cuda_sources})
   target_link_libraries(fastneg_cuda_kernels PRIVATE fastneg_cuda_options)
   add_library(fastneg_cuda MODULE $<TARGET_OBJECTS:fastneg_cuda_kernels>)

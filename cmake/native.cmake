@@ -61,7 +61,7 @@ if(FASTNEG_CORE_PROBLEM)
 endif()
 
 # What is compiled once for each instruction set.
-file(GLOB kernel_sources CONFIGURE_DEPENDS csrc/core/cpu/*_kernels.cc csrc/core/cpu/kernel_table.cc)
+file(GLOB kernel_sources CONFIGURE_DEPENDS csrc/core/cpu/*/*_kernels.cc csrc/core/cpu/kernel_table.cc)
 
 # Their vectors are written out and their loops unrolled by hand. What -O3 adds to that comes from peeling, and the rest
 # of it takes the compiler half as long again.
@@ -83,7 +83,7 @@ function(fastneg_add_isa name namespace)
 endfunction()
 
 # What does not depend on the instruction set.
-file(GLOB core_sources CONFIGURE_DEPENDS csrc/core/cpu/*.cc)
+file(GLOB core_sources CONFIGURE_DEPENDS csrc/core/cpu/*.cc csrc/core/cpu/*/*.cc)
 list(REMOVE_ITEM core_sources ${kernel_sources})
 add_library(fastneg_core OBJECT ${core_sources})
 target_link_libraries(fastneg_core PRIVATE fastneg_core_options)

@@ -47,7 +47,7 @@ def build(folder: Path) -> Path:
         subprocess.run([*command, "-x", "c++", "-c", source, "-o", result], check=True)
         return result
 
-    sources = [*SOURCES.glob("*.cu"), *STAND_IN.glob("*.cc")]
+    sources = [*SOURCES.rglob("*.cu"), *STAND_IN.glob("*.cc")]
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         objects = list(pool.map(compile_one, sources))
     library = folder / "cuda_on_host.so"

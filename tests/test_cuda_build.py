@@ -43,7 +43,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
         return result, run.stdout + run.stderr
 
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        objects = list(pool.map(compile_one, sorted(cuda_on_host.SOURCES.glob("*.cu"))))
+        objects = list(pool.map(compile_one, sorted(cuda_on_host.SOURCES.rglob("*.cu"))))
     library = folder / "_cuda.so"
     link = [_NVCC, f"-arch={_ARCHITECTURE}", "-shared", "-Xlinker", "--exclude-libs,ALL"]
     subprocess.run([*link, *(path for path, _ in objects), "-o", library], check=True)

@@ -1,5 +1,5 @@
 // The default number of threads: environment, affinity, and control groups of both versions.
-#include "core/cpu/num_threads.h"
+#include "core/cpu/runtime/num_threads.h"
 
 #include <sys/stat.h>
 #include <unistd.h>
@@ -9,7 +9,6 @@
 #include <cstring>
 #include <string>
 
-#include "core/cpu/thread_pool.h"
 #include "tests/core/check.h"
 
 namespace fastneg::cpu {

@@ -1,6 +1,6 @@
 // The series of softplus and sigmoid against the functions themselves, in long double: every distance of boxes, places
 // all over both boxes, by the way that the kernels go from moments to polynomials.
-#include "core/cpu/pairwise_series.h"
+#include "core/cpu/pairwise/series.h"
 
 #include <cmath>
 #include <cstdio>

@@ -1,5 +1,5 @@
 // The thread pool: every task once, phases in order, many callers, fork, and sleeping workers.
-#include "core/cpu/thread_pool.h"
+#include "core/cpu/runtime/thread_pool.h"
 
 #include <sys/resource.h>
 #include <sys/wait.h>

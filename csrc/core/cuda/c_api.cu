@@ -1,7 +1,7 @@
 #include "core/cuda/c_api.h"
 
 #include "core/cuda/api.h"
-#include "core/cuda/launch.h"
+#include "core/cuda/common/launch.h"
 
 namespace fastneg::cuda {
 

@@ -1,7 +1,7 @@
 # mypy: allow-untyped-defs, allow-untyped-calls
 """Sums of softplus and sigmoid over all pairs of sorted rows, in time proportional to the rows.
 
-The method of the native kernels (`pairwise_plan.h` and `pairwise_series.h` in `csrc/core/cpu`),
+The method of the native kernels (`plan.h` and `series.h` in `csrc/core/cpu/pairwise`),
 for one thread and in float64 throughout: a range of rows is cut between two labels, again and
 again. The rows above a cut meet the rows below it by power series of boxes of rows, or one by one
 where that is cheaper, and so do all rows of a range that is small.

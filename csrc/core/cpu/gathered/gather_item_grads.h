@@ -1,0 +1,90 @@
+// Third pass of the gathered losses: every item row gathers the user rows that had it as a candidate. No two tasks
+// write the same row, so the result does not depend on who runs what.
+#ifndef FASTNEG_CORE_CPU_GATHERED_GATHER_ITEM_GRADS_H_
+#define FASTNEG_CORE_CPU_GATHERED_GATHER_ITEM_GRADS_H_
+
+#include "core/cpu/gathered/plan.h"
+#include "core/cpu/gathered/prepare_rows.h"
+#include "core/cpu/gathered/rows.h"
+#include "core/cpu/runtime/flush_denormals.h"
+
+namespace fastneg::cpu::FASTNEG_ISA_NAMESPACE {
+
+// A few more than kStreams where they are the last: cheaper than another round.
+constexpr int64_t kMaxItemStreams = kStreams + kStreams / 2;
+
+// The same as AddWeightedRows without the terms of weight 0, for the many that there are where few rows are active.
+template <typename T>
+FASTNEG_INLINE void AddNonzero(const WeightedSum<T>& sum, int64_t dim, bool add, T* out) {
+  T weights[kMaxItemStreams + 1];
+  int64_t offsets[kMaxItemStreams + 1];
+  int64_t used = 0;
+  for (int64_t k = 0; k < sum.count; ++k) {
+    weights[used] = *sum.Weight(k);
+    offsets[used] = sum.offsets[k];
+    used += weights[used] != 0;
+  }
+  CallAddWeightedRow<T>({weights, nullptr, sum.rows, offsets, sum.row_stride, used}, dim, add, out);
+}
+
+template <typename T, typename Candidates>
+void GatherItemGradTile(const GatheredPlan& plan, const Candidates& candidates, int64_t tile) {
+  const int64_t begin = tile * plan.tile_rows;
+  const int64_t end = begin + plan.tile_rows < plan.batch_size ? begin + plan.tile_rows : plan.batch_size;
+  const int64_t dim = plan.embedding_dim;
+  const T* user = static_cast<const T*>(plan.user);
+  const T* exp_weights = static_cast<const T*>(plan.exp_weights);
+  T* grad_item = static_cast<T*>(plan.grad_item);
+  const T* item = static_cast<const T*>(plan.item);
+  const T* inverses = static_cast<const T*>(plan.item_inverse);
+  const bool in_registers = !plan.sparse && SumsInRegisters<T>(dim);
+  int64_t offsets[kMaxItemStreams + 1], weight_offsets[kMaxItemStreams + 1];
+  for (int64_t first = 0, n = 0; first < plan.num_candidates; first += n) {
+    const int64_t left = plan.num_candidates - first;
+    n = left <= kMaxItemStreams ? left : kStreams;
+    const typename Candidates::template Group<kMaxItemStreams> group(candidates, first, n);
+    for (int64_t j = begin; j < end;) {
+      int64_t stop = group.UserOffsets(j, offsets, weight_offsets);
+      if (stop > end) stop = end;
+      WeightedSum<T> sum{nullptr, weight_offsets, nullptr, offsets, plan.row_stride, n};
+      if (first == 0) {  // The positive: the row's own user.
+        offsets[n] = 0;
+        weight_offsets[n] = static_cast<const T*>(plan.positive_weights) - exp_weights;
+        ++sum.count;
+      }
+      const bool normalise = plan.normalise && in_registers && first + n == plan.num_candidates;
+      while (j < stop) {
+        sum.weights = exp_weights + j;
+        sum.rows = user + j * plan.row_stride;
+        T* grad = grad_item + j * dim;
+        const NormaliseSum<T> last{normalise ? item + j * plan.row_stride : nullptr, inverses + j, plan.row_stride};
+        if (plan.sparse) {
+          AddNonzero<T>(sum, dim, first > 0, grad);
+          j += 1;
+        } else if (j + 1 < stop) {
+          AddWeightedRows<T, 2>(sum, dim, first > 0, grad, last);
+          j += 2;
+        } else {
+          AddWeightedRows<T, 1>(sum, dim, first > 0, grad, last);
+          j += 1;
+        }
+      }
+    }
+  }
+  if (!plan.normalise || in_registers) return;
+  for (int64_t j = begin; j < end; ++j) {
+    ThroughNormalisation<T>(item + j * plan.row_stride, inverses[j], dim, grad_item + j * dim);
+  }
+}
+
+template <typename T, typename Candidates>
+void GatherItemGrads(void* context, int64_t tile) {
+  const FlushDenormals flush;
+  const GatheredPlan& plan = *static_cast<const GatheredPlan*>(context);
+  const Candidates candidates(plan);
+  if (candidates.Valid()) GatherItemGradTile<T>(plan, candidates, tile);
+}
+
+}  // namespace fastneg::cpu::FASTNEG_ISA_NAMESPACE
+
+#endif  // FASTNEG_CORE_CPU_GATHERED_GATHER_ITEM_GRADS_H_

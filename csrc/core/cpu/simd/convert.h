@@ -1,0 +1,144 @@
+// Widening loads and narrowing stores between the storage types and the compute type.
+#ifndef FASTNEG_CORE_CPU_SIMD_CONVERT_H_
+#define FASTNEG_CORE_CPU_SIMD_CONVERT_H_
+
+#if defined(__F16C__)
+#include <immintrin.h>
+#endif
+
+#include "core/cpu/simd/simd.h"
+
+namespace fastneg::cpu::FASTNEG_ISA_NAMESPACE {
+
+struct Float16 {
+  uint16_t bits;
+};
+struct BFloat16 {
+  uint16_t bits;
+};
+
+FASTNEG_INLINE float BitsToFloat(uint32_t bits) {
+  float f;
+  __builtin_memcpy(&f, &bits, 4);
+  return f;
+}
+FASTNEG_INLINE uint32_t FloatToBits(float f) {
+  uint32_t bits;
+  __builtin_memcpy(&bits, &f, 4);
+  return bits;
+}
+
+FASTNEG_INLINE float Widen(float x) { return x; }
+FASTNEG_INLINE double Widen(double x) { return x; }
+FASTNEG_INLINE float Widen(BFloat16 x) { return BitsToFloat(static_cast<uint32_t>(x.bits) << 16); }
+FASTNEG_INLINE float Widen(Float16 x) {
+  const uint32_t sign = static_cast<uint32_t>(x.bits & 0x8000u) << 16;
+  const uint32_t exponent = (x.bits >> 10) & 0x1fu;
+  const uint32_t mantissa = x.bits & 0x3ffu;
+  // Subnormals go through an integer, so that flush-to-zero modes leave them alone.
+  const uint32_t subnormal = FloatToBits(static_cast<float>(static_cast<int32_t>(mantissa)) * 5.9604644775390625e-8f);
+  const uint32_t normal = ((exponent + 112u) << 23) | (mantissa << 13);
+  const uint32_t special = 0x7f800000u | (mantissa << 13);
+  return BitsToFloat(sign | (exponent == 0 ? subnormal : exponent == 31 ? special : normal));
+}
+
+FASTNEG_INLINE Float16 NarrowToFloat16(float x) {  // Rounds to nearest, ties to even; overflows to infinity.
+  const uint32_t bits = FloatToBits(x);
+  const uint32_t sign = (bits >> 16) & 0x8000u;
+  const uint32_t magnitude = bits & 0x7fffffffu;
+  uint32_t half;
+  if (magnitude > 0x7f800000u) {
+    half = 0x7e00u;
+  } else if (magnitude >= 0x477ff000u) {
+    half = 0x7c00u;
+  } else if (magnitude >= 0x38800000u) {
+    half = (magnitude - 0x38000000u + 0xfffu + ((magnitude >> 13) & 1u)) >> 13;
+  } else {
+    // Adding 0.5 aligns the subnormal's last bit with the float's; the addition rounds.
+    half = FloatToBits(BitsToFloat(magnitude) + 0.5f) - 0x3f000000u;
+  }
+  return {static_cast<uint16_t>(sign | half)};
+}
+
+// As many 16-bit patterns as a vector of float has lanes.
+typedef uint16_t HalfBits __attribute__((vector_size(kVectorBytes / 2)));
+
+// The first `count` patterns at p, zeros behind them; reads nothing else.
+FASTNEG_INLINE HalfBits LoadHalfBits(const void* p, int64_t count) {
+  HalfBits bits{};
+#if defined(__AVX512BW__) && defined(__AVX512VL__)
+  bits = reinterpret_cast<HalfBits>(_mm256_maskz_loadu_epi16(static_cast<__mmask16>((1u << count) - 1), p));
+#else
+  if (count == kLanes<float>) {
+    __builtin_memcpy(&bits, p, sizeof(bits));
+  } else {
+    for (int64_t l = 0; l < count; ++l) bits[l] = static_cast<const uint16_t*>(p)[l];
+  }
+#endif
+  return bits;
+}
+
+FASTNEG_INLINE Vec<float> WidenBits(HalfBits bits, BFloat16) {
+  return reinterpret_cast<Vec<float>>(__builtin_convertvector(bits, Mask<float>) << 16);
+}
+FASTNEG_INLINE Vec<float> WidenBits(HalfBits bits, Float16) {
+#if defined(__AVX512F__)  // maskz: GCC 12 warns of the plain intrinsic's undefined register.
+  return reinterpret_cast<Vec<float>>(_mm512_maskz_cvtph_ps(0xffff, reinterpret_cast<__m256i>(bits)));
+#elif defined(__F16C__)
+  return reinterpret_cast<Vec<float>>(_mm256_cvtph_ps(reinterpret_cast<__m128i>(bits)));
+#else
+  Vec<float> v{};
+  for (int l = 0; l < kLanes<float>; ++l) v[l] = Widen(Float16{bits[l]});
+  return v;
+#endif
+}
+
+// `count` elements (kLanes where the caller has a whole vector), widened; zeros behind them.
+template <typename T, typename Storage>
+FASTNEG_INLINE Vec<T> LoadWidened(const Storage* p, int64_t count) {
+  if constexpr (sizeof(Storage) == sizeof(T)) {
+    return LoadValid(reinterpret_cast<const T*>(p), count);
+  } else {
+    return WidenBits(LoadHalfBits(p, count), Storage{});
+  }
+}
+
+// Rounded to nearest, ties to even.
+FASTNEG_INLINE HalfBits NarrowToBits(Vec<float> v, BFloat16) {
+  using Unsigned = Simd<float>::Unsigned;
+  const Unsigned bits = reinterpret_cast<Unsigned>(v);
+  const Unsigned rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+  const Unsigned nan = (bits >> 16) | 0x40u;
+  return __builtin_convertvector((bits & 0x7fffffffu) > 0x7f800000u ? nan : rounded, HalfBits);
+}
+FASTNEG_INLINE HalfBits NarrowToBits(Vec<float> v, Float16) {
+#if defined(__AVX512F__)
+  return reinterpret_cast<HalfBits>(
+      _mm512_maskz_cvtps_ph(0xffff, reinterpret_cast<__m512>(v), _MM_FROUND_TO_NEAREST_INT));
+#elif defined(__F16C__)
+  return reinterpret_cast<HalfBits>(_mm256_cvtps_ph(reinterpret_cast<__m256>(v), _MM_FROUND_TO_NEAREST_INT));
+#else
+  HalfBits bits{};
+  for (int l = 0; l < kLanes<float>; ++l) bits[l] = NarrowToFloat16(v[l]).bits;
+  return bits;
+#endif
+}
+
+// The first `count` lanes, narrowed; writes nothing else.
+template <typename T, typename Storage>
+FASTNEG_INLINE void StoreNarrowed(Storage* p, Vec<T> v, int64_t count) {
+  if constexpr (sizeof(Storage) == sizeof(T)) {
+    StoreValid(reinterpret_cast<T*>(p), v, count);
+  } else {
+    const HalfBits bits = NarrowToBits(v, Storage{});
+    if (count == kLanes<T>) {
+      __builtin_memcpy(p, &bits, sizeof(bits));
+    } else {
+      for (int64_t l = 0; l < count; ++l) p[l].bits = bits[l];
+    }
+  }
+}
+
+}  // namespace fastneg::cpu::FASTNEG_ISA_NAMESPACE
+
+#endif  // FASTNEG_CORE_CPU_SIMD_CONVERT_H_
