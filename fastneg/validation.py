@@ -19,6 +19,8 @@ _REAL_DTYPES = _FLOAT_DTYPES | _INTEGER_DTYPES
 # uint64 is left out: its values do not fit the int64 that shifts are computed in.
 _SHIFT_DTYPES = _INTEGER_DTYPES - {tf.uint64}
 _MOST_NEGATIVES = 2**31 - 1
+# TensorFlow takes microseconds to say so.
+_LARGEST = {dtype: float(dtype.max) for dtype in (tf.float32, tf.float64)}
 
 
 def compute_dtype(embedding_dtype: tf.DType) -> tf.DType:
@@ -268,7 +270,7 @@ def number_or_scalar(name: str, value: Any, dtype: tf.DType) -> float | tf.Tenso
     """Returns a checked Python float for a constant, else a scalar tensor of the compute dtype."""
     if is_number(value):
         result = number(name, value)
-        if abs(result) > float(dtype.max):
+        if abs(result) > _LARGEST[dtype]:
             raise ValueError(f"`{name}` must be finite in {dtype.name}. Received: {value!r}.")
         return result
     tensor = real_tensor(name, value, dtype)

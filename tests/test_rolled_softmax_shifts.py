@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 import fastneg
-from fastneg.losses.rolled_softmax_inputs import draw_shifts
+from fastneg.arguments.rolled_softmax import draw_shifts
 
 
 def _draw(batch_size: int, num_negatives: int, mode: str, seed: int | None = None) -> np.ndarray:

@@ -195,7 +195,7 @@ def test_default_sampler(backend: str, mode: str) -> None:
 
 def test_sampler_in_xla() -> None:
     """XLA has no operation for it; what is done instead has the same distribution."""
-    from fastneg.losses.log_uniform_sampler import log_uniform_sample
+    from fastneg.arguments.log_uniform_sampler import log_uniform_sample
 
     num_classes, num_sampled, rounds = 30, 6, 3000
     classes = tf.range(num_classes, dtype=tf.int64)[:, tf.newaxis]

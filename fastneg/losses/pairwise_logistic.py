@@ -4,8 +4,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from fastneg.arguments.pairwise_logistic import PairwiseLogisticArguments
 from fastneg.losses import common
-from fastneg.losses.pairwise_logistic_inputs import prepare
 
 
 def pairwise_loss(
@@ -72,13 +72,13 @@ def pairwise_loss(
         using Gradient Descent", ICML 2005.
     """
     with common.scope(name, "pairwise_loss"):
-        inputs = prepare(labels, logits, session_ids, margin, temperature, weights)
-        loss = common.backend("pairwise_logistic").pairwise_logistic(
-            inputs.labels,
-            inputs.logits,
-            session_ids=inputs.session_ids,
-            weights=inputs.weights,
-            margin=inputs.margin,
-            temperature=inputs.temperature,
+        arguments = PairwiseLogisticArguments(
+            labels=labels,
+            logits=logits,
+            session_ids=session_ids,
+            margin=margin,
+            temperature=temperature,
+            weights=weights,
         )
-        return loss if inputs.loss_factor == 1.0 else loss * inputs.loss_factor
+        loss = common.backend("pairwise_logistic").pairwise_logistic(arguments)
+        return loss if arguments.loss_factor == 1.0 else loss * arguments.loss_factor

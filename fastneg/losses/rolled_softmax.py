@@ -4,9 +4,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from fastneg import validation
+from fastneg.arguments.rolled_softmax import RolledSoftmaxArguments
 from fastneg.losses import common
-from fastneg.losses.rolled_softmax_inputs import prepare
 
 
 def softmax_loss_with_negative_mining(
@@ -92,31 +91,20 @@ def softmax_loss_with_negative_mining(
         recommendations", RecSys 2019.
     """
     with common.scope(name, "softmax_loss_with_negative_mining"):
-        inputs = prepare(
-            user_emb,
-            item_emb,
-            labels,
-            num_negative_samples,
-            weights,
-            gamma,
-            margin,
-            t,
-            seed,
-            shifts,
-            candidate_sampling_probability,
-            candidate_ids,
+        arguments = RolledSoftmaxArguments(
+            user_emb=user_emb,
+            item_emb=item_emb,
+            labels=labels,
+            num_negative_samples=num_negative_samples,
+            embed_normed=embed_normed,
+            weights=weights,
+            gamma=gamma,
+            margin=margin,
+            t=t,
+            seed=seed,
+            shifts=shifts,
+            candidate_sampling_probability=candidate_sampling_probability,
+            candidate_ids=candidate_ids,
         )
-        loss = common.backend("rolled_softmax").rolled_softmax(
-            inputs.user_emb,
-            inputs.item_emb,
-            inputs.labels,
-            inputs.shifts,
-            embed_normed=validation.flag("embed_normed", embed_normed),
-            weights=inputs.weights,
-            gamma=inputs.gamma,
-            margin=inputs.margin,
-            t=inputs.t,
-            candidate_sampling_probability=inputs.candidate_sampling_probability,
-            candidate_ids=inputs.candidate_ids,
-        )
-        return loss if inputs.loss_factor == 1.0 else loss * inputs.loss_factor
+        loss = common.backend("rolled_softmax").rolled_softmax(arguments)
+        return loss if arguments.loss_factor == 1.0 else loss * arguments.loss_factor

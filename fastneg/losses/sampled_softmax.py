@@ -5,9 +5,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from fastneg import validation
+from fastneg.arguments.sampled_softmax import SampledSoftmaxArguments
 from fastneg.losses import common
-from fastneg.losses.sampled_softmax_inputs import prepare
 
 
 def sampled_softmax_loss(
@@ -80,28 +79,16 @@ def sampled_softmax_loss(
         machine translation", ACL 2015.
     """
     with common.scope(name, "sampled_softmax_loss"):
-        prepared = prepare(
-            weights,
-            biases,
-            labels,
-            inputs,
-            num_sampled,
-            num_classes,
-            num_true,
-            sampled_values,
-            seed,
-        )
-        return common.backend("sampled_softmax").sampled_softmax(
-            prepared.weights,
-            prepared.biases,
-            prepared.labels,
-            prepared.inputs,
-            prepared.sampled,
-            prepared.true_expected_count,
-            prepared.sampled_expected_count,
-            num_true=num_true,
+        arguments = SampledSoftmaxArguments(
+            weights=weights,
+            biases=biases,
+            labels=labels,
+            inputs=inputs,
+            num_sampled=num_sampled,
             num_classes=num_classes,
-            remove_accidental_hits=validation.flag(
-                "remove_accidental_hits", remove_accidental_hits
-            ),
+            num_true=num_true,
+            sampled_values=sampled_values,
+            remove_accidental_hits=remove_accidental_hits,
+            seed=seed,
         )
+        return common.backend("sampled_softmax").sampled_softmax(arguments)

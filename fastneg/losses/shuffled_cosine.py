@@ -4,8 +4,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from fastneg.arguments.shuffled_cosine import ShuffledCosineArguments
 from fastneg.losses import common
-from fastneg.losses.shuffled_cosine_inputs import BatchNormalizedInputs, prepare
 from fastneg.reference.shuffled_cosine import batch_normalized
 
 
@@ -77,26 +77,19 @@ def negative_cosine_loss(
         deep structured semantic models for web search using clickthrough data", CIKM 2013.
     """
     with common.scope(name, "negative_cosine_loss"):
-        inputs = prepare(
-            query,
-            doc,
-            num_negatives,
-            t,
-            scale,
-            normalize,
-            seed,
-            permutations,
-            candidate_sampling_probability,
-            candidate_ids,
-            common.backend("random_permutations").random_permutations,
+        arguments = ShuffledCosineArguments(
+            query=query,
+            doc=doc,
+            num_negatives=num_negatives,
+            t=t,
+            scale=scale,
+            normalize=normalize,
+            seed=seed,
+            permutations=permutations,
+            candidate_sampling_probability=candidate_sampling_probability,
+            candidate_ids=candidate_ids,
+            draw=common.backend("random_permutations").random_permutations,
         )
-        if isinstance(inputs, BatchNormalizedInputs):
-            return batch_normalized(*inputs)
-        return common.backend("shuffled_cosine").shuffled_cosine(
-            inputs.query,
-            inputs.doc,
-            inputs.permutations,
-            gamma=inputs.gamma,
-            candidate_sampling_probability=inputs.candidate_sampling_probability,
-            candidate_ids=inputs.candidate_ids,
-        )
+        if arguments.normalize == "batch":
+            return batch_normalized(arguments)
+        return common.backend("shuffled_cosine").shuffled_cosine(arguments)

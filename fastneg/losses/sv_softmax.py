@@ -4,8 +4,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from fastneg.arguments.sv_softmax import SvSoftmaxArguments
 from fastneg.losses import common
-from fastneg.losses.sv_softmax_inputs import prepare
 
 
 def support_vector_guided_softmax_loss(
@@ -66,14 +66,14 @@ def support_vector_guided_softmax_loss(
         Wang et al., "Support Vector Guided Softmax Loss for Face Recognition", arXiv 1812.11317.
     """
     with common.scope(name, "support_vector_guided_softmax_loss"):
-        inputs = prepare(pos_score, neg_scores, margin, t, smooth, threshold, weights)
-        loss = common.backend("sv_softmax").sv_softmax(
-            inputs.pos_score,
-            inputs.neg_scores,
-            smooth=inputs.smooth,
-            margin=inputs.margin,
-            t=inputs.t,
-            threshold=inputs.threshold,
-            weights=inputs.weights,
+        arguments = SvSoftmaxArguments(
+            pos_score=pos_score,
+            neg_scores=neg_scores,
+            margin=margin,
+            t=t,
+            smooth=smooth,
+            threshold=threshold,
+            weights=weights,
         )
-        return loss if inputs.loss_factor == 1.0 else loss * inputs.loss_factor
+        loss = common.backend("sv_softmax").sv_softmax(arguments)
+        return loss if arguments.loss_factor == 1.0 else loss * arguments.loss_factor

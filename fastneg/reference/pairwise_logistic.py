@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from fastneg import validation
 from fastneg._tensorflow import in_xla
-from fastneg.losses.pairwise_logistic_inputs import prepare
+from fastneg.arguments.pairwise_logistic import PairwiseLogisticArguments
 from fastneg.reference import checks
 from fastneg.reference.checks import compilable_vector, dimension
 
@@ -41,33 +41,26 @@ def pairwise_loss(
         The scalar loss.
     """
     with tf.name_scope(name or "pairwise_loss"):
-        inputs = prepare(labels, logits, session_ids, margin, temperature, weights)
-        loss = pairwise_logistic(
-            inputs.labels,
-            inputs.logits,
-            session_ids=inputs.session_ids,
-            weights=inputs.weights,
-            margin=inputs.margin,
-            temperature=inputs.temperature,
+        arguments = PairwiseLogisticArguments(
+            labels=labels,
+            logits=logits,
+            session_ids=session_ids,
+            margin=margin,
+            temperature=temperature,
+            weights=weights,
         )
-        return loss * inputs.loss_factor
+        return pairwise_logistic(arguments) * arguments.loss_factor
 
 
-def pairwise_logistic(
-    labels: tf.Tensor,
-    logits: tf.Tensor,
-    *,
-    session_ids: tf.Tensor | None,
-    weights: tf.Tensor | None,
-    margin: float | tf.Tensor,
-    temperature: float | tf.Tensor,
-) -> tf.Tensor:
-    """The composition itself: `fastneg.backends.PairwiseLogistic`."""
+def pairwise_logistic(arguments: PairwiseLogisticArguments) -> tf.Tensor:
+    """The composition itself."""
     # XLA can neither raise nor handle shapes that depend on values: there a temperature of 0 makes
     # the loss NaN, and pairs that do not count are masked instead of dropped.
     masked = in_xla()
     if not masked:
-        labels, logits = _checked(labels, logits, session_ids, weights, margin, temperature)
+        arguments = _checked(arguments)
+    labels, logits, weights = arguments.labels, arguments.logits, arguments.weights
+    margin, temperature = arguments.margin, arguments.temperature
     total_loss = _masked_total if masked else _total
 
     dtype = validation.compute_dtype(logits.dtype)
@@ -78,8 +71,8 @@ def pairwise_logistic(
 
     labels = fitting(tf.cast(labels, tf.int8) if labels.dtype == tf.bool else labels)
     ordered = labels[:, None] > labels[None, :]
-    if session_ids is not None:
-        session_ids = fitting(session_ids)
+    if arguments.session_ids is not None:
+        session_ids = fitting(arguments.session_ids)
         ordered &= tf.equal(session_ids[:, None], session_ids[None, :])
 
     def losses(differences: tf.Tensor) -> tf.Tensor:
@@ -148,15 +141,9 @@ def _masked_total(
     return tf.reduce_sum(values)
 
 
-def _checked(
-    labels: tf.Tensor,
-    logits: tf.Tensor,
-    session_ids: tf.Tensor | None,
-    weights: tf.Tensor | None,
-    margin: float | tf.Tensor,
-    temperature: float | tf.Tensor,
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns labels and logits, to be computed only if everything is as it must be."""
+def _checked(arguments: PairwiseLogisticArguments) -> PairwiseLogisticArguments:
+    """Labels and logits become such that are computed only if everything is as it must be."""
+    logits, temperature = arguments.logits, arguments.temperature
     found: list[Any] = []
     shape = tf.shape(logits, out_type=tf.int64)
     size = tf.size(logits, out_type=tf.int64)
@@ -167,8 +154,8 @@ def _checked(
             "`logits` must have shape [batch_size] or [batch_size, 1].",
             shape,
         )
-    rows = {"labels": labels, "session_ids": session_ids, "weights": weights}
-    for name, value in rows.items():
+    for name in ("labels", "session_ids", "weights"):
+        value = getattr(arguments, name)
         if value is None or (value.shape.is_fully_defined() and logits.shape.is_fully_defined()):
             continue
         actual = tf.shape(value, out_type=tf.int64)
@@ -179,8 +166,8 @@ def _checked(
             size,
             actual,
         )
-    scalars = {"margin": margin, "temperature": temperature}
-    for name, number in scalars.items():
+    for name in ("margin", "temperature"):
+        number = getattr(arguments, name)
         if isinstance(number, tf.Tensor) and number.shape.rank is None:
             is_scalar = tf.equal(checks.rank(number), 0)
             checks.require(found, is_scalar, f"`{name}` must be a scalar.", tf.shape(number))
@@ -188,7 +175,7 @@ def _checked(
         nonzero = tf.reduce_all(tf.not_equal(temperature, 0))
         checks.require(found, nonzero, "`temperature` must not be 0.", temperature)
     with tf.control_dependencies(found):
-        return tf.identity(labels), tf.identity(logits)
+        return arguments.replaced(labels=tf.identity(arguments.labels), logits=tf.identity(logits))
 
 
 def _is_row_shape(shape: tf.Tensor, batch_size: tf.Tensor) -> tf.Tensor:

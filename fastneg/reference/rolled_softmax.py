@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from fastneg import validation
 from fastneg._tensorflow import in_xla
-from fastneg.losses.rolled_softmax_inputs import prepare
+from fastneg.arguments.rolled_softmax import RolledSoftmaxArguments
 from fastneg.reference.checks import compilable, compilable_vector, dimension
 from fastneg.reference.rolled_softmax_checks import checked, is_valid
 
@@ -56,67 +56,36 @@ def softmax_loss_with_negative_mining(
         The scalar loss.
     """
     with tf.name_scope(name or "softmax_loss_with_negative_mining"):
-        inputs = prepare(
-            user_emb,
-            item_emb,
-            labels,
-            num_negative_samples,
-            weights,
-            gamma,
-            margin,
-            t,
-            seed,
-            shifts,
-            candidate_sampling_probability,
-            candidate_ids,
+        arguments = RolledSoftmaxArguments(
+            user_emb=user_emb,
+            item_emb=item_emb,
+            labels=labels,
+            num_negative_samples=num_negative_samples,
+            embed_normed=embed_normed,
+            weights=weights,
+            gamma=gamma,
+            margin=margin,
+            t=t,
+            seed=seed,
+            shifts=shifts,
+            candidate_sampling_probability=candidate_sampling_probability,
+            candidate_ids=candidate_ids,
         )
-        loss = rolled_softmax(
-            inputs.user_emb,
-            inputs.item_emb,
-            inputs.labels,
-            inputs.shifts,
-            embed_normed=validation.flag("embed_normed", embed_normed),
-            weights=inputs.weights,
-            gamma=inputs.gamma,
-            margin=inputs.margin,
-            t=inputs.t,
-            candidate_sampling_probability=inputs.candidate_sampling_probability,
-            candidate_ids=inputs.candidate_ids,
-        )
-        return loss * inputs.loss_factor
+        return rolled_softmax(arguments) * arguments.loss_factor
 
 
-def rolled_softmax(
-    user_emb: tf.Tensor,
-    item_emb: tf.Tensor,
-    labels: tf.Tensor,
-    shifts: tf.Tensor,
-    *,
-    embed_normed: bool,
-    weights: tf.Tensor | None,
-    gamma: float | tf.Tensor,
-    margin: float | tf.Tensor,
-    t: float | tf.Tensor,
-    candidate_sampling_probability: tf.Tensor | None,
-    candidate_ids: tf.Tensor | None,
-) -> tf.Tensor:
-    """The composition itself: `fastneg.backends.RolledSoftmax`."""
+def rolled_softmax(arguments: RolledSoftmaxArguments) -> tf.Tensor:
+    """The composition itself."""
     # XLA can neither raise nor handle shapes that depend on values: there invalid input makes the
     # loss NaN, and rows that are not used are masked instead of dropped.
     masked = in_xla()
     if not masked:
-        user_emb, item_emb, labels, shifts = checked(
-            user_emb,
-            item_emb,
-            labels,
-            shifts,
-            {"weights": weights},
-            {
-                "candidate_sampling_probability": candidate_sampling_probability,
-                "candidate_ids": candidate_ids,
-            },
-            {"gamma": gamma, "margin": margin, "t": t},
-        )
+        arguments = checked(arguments)
+    user_emb, item_emb, labels = arguments.user_emb, arguments.item_emb, arguments.labels
+    weights, shifts = arguments.weights, arguments.shifts
+    gamma, margin, t = arguments.gamma, arguments.margin, arguments.t
+    candidate_sampling_probability = arguments.candidate_sampling_probability
+    candidate_ids = arguments.candidate_ids
     select = _mask_rows if masked else _drop_rows
 
     dtype = validation.compute_dtype(user_emb.dtype)
@@ -147,7 +116,7 @@ def rolled_softmax(
         # back as 0 * NaN in a gradient.
         users = tf.cast(_zero_unless(used, user_emb), dtype)
         items = tf.cast(_zero_unless(_occurs(candidates, batch_size), item_emb), dtype)
-        if not embed_normed:
+        if not arguments.embed_normed:
             users, items = _l2_normalize(users), _l2_normalize(items)
         cosines = tf.einsum("pd,pcd->pc", _take(users, rows), _take(items, candidates))
 

@@ -1,33 +1,19 @@
 """Checks of run-time shapes and values for the plain TensorFlow loss."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import tensorflow as tf
 
+from fastneg.arguments.rolled_softmax import RolledSoftmaxArguments
 from fastneg.reference.checks import rank, require, same_shape
 
+# These must be [B]; labels and weights may be columns.
+_VECTORS = ("candidate_sampling_probability", "candidate_ids")
 
-def checked(
-    user_emb: tf.Tensor,
-    item_emb: tf.Tensor,
-    labels: tf.Tensor,
-    shifts: tf.Tensor,
-    columns: Mapping[str, tf.Tensor | None],
-    vectors: Mapping[str, tf.Tensor | None],
-    scalars: Mapping[str, float | tf.Tensor],
-) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Returns the first four tensors, to be computed only if everything is as it must be.
 
-    Args:
-        user_emb: Must have rank 2.
-        item_emb: Must have the shape of `user_emb`.
-        labels: Must be [B] or [B, 1].
-        shifts: Must be [K], 1 <= K < B, none 0 modulo B.
-        columns: By name, what must be [B] or [B, 1].
-        vectors: By name, what must be [B].
-        scalars: By name, what must be a scalar.
-    """
+def checked(arguments: RolledSoftmaxArguments) -> RolledSoftmaxArguments:
+    """Embeddings, labels and shifts become such that are computed only if everything is right."""
+    user_emb, item_emb, shifts = arguments.user_emb, arguments.item_emb, arguments.shifts
     checks: list[Any] = []
     if user_emb.shape.rank is None:
         require(
@@ -47,13 +33,14 @@ def checked(
             shape,
             tf.shape(item_emb),
         )
-    for name, value in {"labels": labels, **columns, **vectors}.items():
+    for name in ("labels", "weights", *_VECTORS):
+        value = getattr(arguments, name)
         if value is not None and not _is_static(value, user_emb):
             actual = tf.shape(value, out_type=tf.int64)
             fits = same_shape(actual, shape[:1])
-            if name not in vectors:
+            if name not in _VECTORS:
                 fits |= same_shape(actual, tf.stack([batch_size, 1]))
-            column = "" if name in vectors else " or [batch_size, 1]"
+            column = "" if name in _VECTORS else " or [batch_size, 1]"
             require(
                 checks,
                 fits,
@@ -61,7 +48,8 @@ def checked(
                 batch_size,
                 actual,
             )
-    for name, value in scalars.items():
+    for name in ("gamma", "margin", "t"):
+        value = getattr(arguments, name)
         if isinstance(value, tf.Tensor) and value.shape.rank is None:
             require(
                 checks, tf.equal(rank(value), 0), f"`{name}` must be a scalar.", tf.shape(value)
@@ -90,11 +78,11 @@ def checked(
         shifts,
     )
     with tf.control_dependencies(checks):
-        return (
-            tf.identity(user_emb),
-            tf.identity(item_emb),
-            tf.identity(labels),
-            tf.identity(shifts),
+        return arguments.replaced(
+            user_emb=tf.identity(user_emb),
+            item_emb=tf.identity(item_emb),
+            labels=tf.identity(arguments.labels),
+            shifts=tf.identity(shifts),
         )
 
 

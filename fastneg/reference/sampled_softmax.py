@@ -8,10 +8,10 @@ import tensorflow as tf
 
 from fastneg import validation
 from fastneg._tensorflow import in_xla
-from fastneg.backends.table import gather
-from fastneg.losses.sampled_softmax_inputs import prepare
+from fastneg.arguments.sampled_softmax import SampledSoftmaxArguments
 from fastneg.reference.checks import compilable, compilable_vector, dimension
 from fastneg.reference.sampled_softmax_checks import checked, is_valid
+from fastneg.reference.table import gather
 
 
 def sampled_softmax_loss(
@@ -48,63 +48,42 @@ def sampled_softmax_loss(
         The losses, [B].
     """
     with tf.name_scope(name or "sampled_softmax_loss"):
-        prepared = prepare(
-            weights,
-            biases,
-            labels,
-            inputs,
-            num_sampled,
-            num_classes,
-            num_true,
-            sampled_values,
-            seed,
-        )
-        return sampled_softmax(
-            *prepared,
-            num_true=num_true,
+        arguments = SampledSoftmaxArguments(
+            weights=weights,
+            biases=biases,
+            labels=labels,
+            inputs=inputs,
+            num_sampled=num_sampled,
             num_classes=num_classes,
-            remove_accidental_hits=validation.flag(
-                "remove_accidental_hits", remove_accidental_hits
-            ),
+            num_true=num_true,
+            sampled_values=sampled_values,
+            remove_accidental_hits=remove_accidental_hits,
+            seed=seed,
         )
+        return sampled_softmax(arguments)
 
 
-def sampled_softmax(
-    weights: list[Any],
-    biases: list[Any] | None,
-    labels: tf.Tensor,
-    inputs: tf.Tensor,
-    sampled: tf.Tensor,
-    true_expected_count: tf.Tensor,
-    sampled_expected_count: tf.Tensor,
-    *,
-    num_true: int,
-    num_classes: int,
-    remove_accidental_hits: bool,
-) -> tf.Tensor:
-    """The composition itself: `fastneg.backends.SampledSoftmax`."""
-    given_labels, given_samples = labels, sampled
+def sampled_softmax(arguments: SampledSoftmaxArguments) -> tf.Tensor:
+    """The composition itself."""
+    given = arguments
+    num_true, num_classes = arguments.num_true, arguments.num_classes
     if in_xla():
         # XLA cannot raise: there invalid ids make the losses NaN.
-        labels = tf.clip_by_value(tf.ensure_shape(labels, [None, num_true]), 0, num_classes - 1)
-        sampled = tf.clip_by_value(sampled, 0, num_classes - 1)
-    else:
-        labels, inputs, sampled = checked(
-            weights,
-            biases,
-            labels,
-            inputs,
-            sampled,
-            true_expected_count,
-            sampled_expected_count,
-            num_true=num_true,
-            num_classes=num_classes,
+        labels = tf.ensure_shape(arguments.labels, [None, num_true])
+        arguments = arguments.replaced(
+            labels=tf.clip_by_value(labels, 0, num_classes - 1),
+            sampled=tf.clip_by_value(arguments.sampled, 0, num_classes - 1),
         )
+    else:
+        arguments = checked(arguments)
+    labels, inputs, sampled = arguments.labels, arguments.inputs, arguments.sampled
+    true_expected_count = arguments.true_expected_count
+    sampled_expected_count = arguments.sampled_expected_count
     dtype = validation.compute_dtype(inputs.dtype)
     inputs = tf.cast(tf.ensure_shape(inputs, [None, None]), dtype)
     num_labels = tf.size(labels)
     ids = tf.concat([tf.reshape(labels, [-1]), sampled], axis=0)
-    rows = tf.cast(gather(weights, ids), dtype)
+    rows = tf.cast(gather(arguments.weights, ids), dtype)
     if in_xla():
         num_rows, num_sampled = dimension(labels, 0), dimension(sampled, 0)
         inputs = compilable(inputs, num_rows, dimension(rows, 1))
@@ -116,13 +95,13 @@ def sampled_softmax(
     true_rows = tf.reshape(true_rows, [-1, num_true, tf.shape(inputs)[1]])
     true_logits = tf.einsum("bd,btd->bt", inputs, true_rows)
     sampled_logits = tf.matmul(inputs, sampled_rows, transpose_b=True)
-    if biases is not None:
-        bias_rows = tf.cast(gather(biases, ids), dtype)
+    if arguments.biases is not None:
+        bias_rows = tf.cast(gather(arguments.biases, ids), dtype)
         true_logits += tf.reshape(bias_rows[:num_labels], [-1, num_true])
         sampled_logits += bias_rows[num_labels:]
     true_logits -= tf.math.log(tf.stop_gradient(true_expected_count))
     sampled_logits -= tf.math.log(tf.stop_gradient(sampled_expected_count))
-    if remove_accidental_hits:
+    if arguments.remove_accidental_hits:
         remove = _remove_hits_in_xla if in_xla() else _remove_hits
         sampled_logits = remove(sampled_logits, labels, sampled, num_true)
     targets = tf.concat(
@@ -131,7 +110,7 @@ def sampled_softmax(
     logits = tf.concat([true_logits, sampled_logits], axis=1)
     losses = tf.nn.softmax_cross_entropy_with_logits(targets, logits)
     if in_xla():
-        valid = is_valid(given_labels, given_samples, num_classes)
+        valid = is_valid(given.labels, given.sampled, num_classes)
         losses = tf.where(valid, losses, tf.constant(math.nan, dtype))
     return losses
 

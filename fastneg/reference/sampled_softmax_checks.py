@@ -4,35 +4,15 @@ from typing import Any
 
 import tensorflow as tf
 
-from fastneg.backends.table import table_rows
+from fastneg.arguments.sampled_softmax import SampledSoftmaxArguments
 from fastneg.reference.checks import rank, require, same_shape
+from fastneg.reference.table import table_rows
 
 
-def checked(
-    weights: list[Any],
-    biases: list[Any] | None,
-    labels: tf.Tensor,
-    inputs: tf.Tensor,
-    sampled: tf.Tensor,
-    true_expected_count: tf.Tensor,
-    sampled_expected_count: tf.Tensor,
-    *,
-    num_true: int,
-    num_classes: int,
-) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Returns labels, inputs and samples, to be used only if everything is as it must be.
-
-    Args:
-        weights: Shards that must have `num_classes` rows together, of the width of `inputs`.
-        biases: None, or shards that must have `num_classes` rows together.
-        labels: Must be [B, num_true], in 0 .. num_classes - 1.
-        inputs: Must be [B, D].
-        sampled: Must be [S], S >= 1, in 0 .. num_classes - 1.
-        true_expected_count: Must have the shape of `labels`.
-        sampled_expected_count: Must have the shape of `sampled`.
-        num_true: See above.
-        num_classes: See above.
-    """
+def checked(arguments: SampledSoftmaxArguments) -> SampledSoftmaxArguments:
+    """Labels, inputs and samples become such that are used only if everything is as it must be."""
+    labels, inputs, sampled = arguments.labels, arguments.inputs, arguments.sampled
+    num_true, num_classes = arguments.num_true, arguments.num_classes
     checks: list[Any] = []
     if inputs.shape.rank is None:
         require(
@@ -41,7 +21,7 @@ def checked(
             "`inputs` must have rank 2, [batch_size, embedding_dim].",
             tf.shape(inputs),
         )
-    for rows in table_rows(weights, biases):
+    for rows in table_rows(arguments.weights, arguments.biases):
         require(
             checks,
             tf.equal(rows, num_classes),
@@ -61,7 +41,7 @@ def checked(
             tf.stack([input_shape[0], num_true]),
             label_shape,
         )
-    for shard in weights:
+    for shard in arguments.weights:
         if not (shard.shape[1:].is_fully_defined() and inputs.shape[1:].is_fully_defined()):
             require(
                 checks,
@@ -79,8 +59,8 @@ def checked(
             sampled_shape,
         )
     for name, value, wanted in (
-        ("sampled_values[1]", true_expected_count, labels),
-        ("sampled_values[2]", sampled_expected_count, sampled),
+        ("sampled_values[1]", arguments.true_expected_count, labels),
+        ("sampled_values[2]", arguments.sampled_expected_count, sampled),
     ):
         if not _all_static(value, wanted):
             shape = label_shape if wanted is labels else sampled_shape
@@ -95,7 +75,9 @@ def checked(
             ids,
         )
     with tf.control_dependencies(checks):
-        return tf.identity(labels), tf.identity(inputs), tf.identity(sampled)
+        return arguments.replaced(
+            labels=tf.identity(labels), inputs=tf.identity(inputs), sampled=tf.identity(sampled)
+        )
 
 
 def is_valid(labels: tf.Tensor, sampled: tf.Tensor, num_classes: int) -> tf.Tensor:

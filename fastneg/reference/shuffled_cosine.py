@@ -1,14 +1,13 @@
 """The shuffled cosine loss in plain TensorFlow."""
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import tensorflow as tf
 
 from fastneg import validation
 from fastneg._tensorflow import in_xla
-from fastneg.losses.shuffled_cosine_inputs import BatchNormalizedInputs, prepare
+from fastneg.arguments.shuffled_cosine import ShuffledCosineArguments
 from fastneg.reference.checks import compilable, dimension, rank, require, same_shape
 
 _SMALLEST_SQUARED_NORM = 1e-12
@@ -50,47 +49,33 @@ def negative_cosine_loss(
         The scalar loss.
     """
     with tf.name_scope(name or "negative_cosine_loss"):
-        inputs = prepare(
-            query,
-            doc,
-            num_negatives,
-            t,
-            scale,
-            normalize,
-            seed,
-            permutations,
-            candidate_sampling_probability,
-            candidate_ids,
-            random_permutations,
+        arguments = ShuffledCosineArguments(
+            query=query,
+            doc=doc,
+            num_negatives=num_negatives,
+            t=t,
+            scale=scale,
+            normalize=normalize,
+            seed=seed,
+            permutations=permutations,
+            candidate_sampling_probability=candidate_sampling_probability,
+            candidate_ids=candidate_ids,
+            draw=random_permutations,
         )
-        if isinstance(inputs, BatchNormalizedInputs):
-            return batch_normalized(*inputs)
-        return shuffled_cosine(
-            inputs.query,
-            inputs.doc,
-            inputs.permutations,
-            gamma=inputs.gamma,
-            candidate_sampling_probability=inputs.candidate_sampling_probability,
-            candidate_ids=inputs.candidate_ids,
-        )
+        if arguments.normalize == "batch":
+            return batch_normalized(arguments)
+        return shuffled_cosine(arguments)
 
 
-def shuffled_cosine(
-    query: tf.Tensor,
-    doc: tf.Tensor,
-    permutations: tf.Tensor,
-    *,
-    gamma: float | tf.Tensor,
-    candidate_sampling_probability: tf.Tensor | None,
-    candidate_ids: tf.Tensor | None,
-) -> tf.Tensor:
-    """The composition itself: `fastneg.backends.ShuffledCosine`."""
+def shuffled_cosine(arguments: ShuffledCosineArguments) -> tf.Tensor:
+    """The composition itself."""
     # XLA cannot raise: there invalid permutations make the loss NaN.
     if not in_xla():
-        query, doc, permutations = _checked(
-            query, doc, permutations, gamma, candidate_sampling_probability, candidate_ids
-        )
-    else:
+        arguments = _checked(arguments)
+    query, doc, permutations = arguments.query, arguments.doc, arguments.permutations
+    candidate_sampling_probability = arguments.candidate_sampling_probability
+    candidate_ids = arguments.candidate_ids
+    if in_xla():
         query, doc = _compilable_pair(query, doc)
         num_rows = dimension(query, 0)
         permutations = tf.ensure_shape(permutations, [None, None])
@@ -107,7 +92,7 @@ def shuffled_cosine(
     last = tf.cast(tf.maximum(batch_size - 1, 0), permutations.dtype)
     shuffled = tf.cast(tf.clip_by_value(permutations, 0, last), tf.int32)
     candidates = tf.concat([own, tf.transpose(shuffled)], axis=1)
-    logits = gamma * tf.einsum("bd,bkd->bk", queries, tf.gather(docs, candidates))
+    logits = arguments.gamma * tf.einsum("bd,bkd->bk", queries, tf.gather(docs, candidates))
     if candidate_sampling_probability is not None:
         probability = tf.maximum(candidate_sampling_probability, _SMALLEST_PROBABILITY)
         logits -= tf.stop_gradient(tf.gather(tf.math.log(probability), candidates))
@@ -124,15 +109,16 @@ def shuffled_cosine(
     return loss
 
 
-def batch_normalized(query: tf.Tensor, doc: tf.Tensor, scale: float | tf.Tensor) -> tf.Tensor:
+def batch_normalized(arguments: ShuffledCosineArguments) -> tf.Tensor:
     """The published arithmetic: the positives' softmax over the batch; for every backend."""
-    if not in_xla():
-        query, doc = _checked_pair(query, doc, {"scale": scale})
+    if in_xla():
+        query, doc = _compilable_pair(arguments.query, arguments.doc)
     else:
-        query, doc = _compilable_pair(query, doc)
+        arguments = _with_checked_pair(arguments)
+        query, doc = arguments.query, arguments.doc
     dtype = validation.compute_dtype(query.dtype)
     cosines = tf.reduce_sum(_unit_rows(query, dtype) * _unit_rows(doc, dtype), axis=1)
-    scores = scale * cosines
+    scores = arguments.gamma * cosines
     # The logarithm of a sum over no rows is -Inf, which must not reach a gradient.
     batch_size = tf.shape(scores)[0]
     padded = tf.concat(
@@ -143,7 +129,7 @@ def batch_normalized(query: tf.Tensor, doc: tf.Tensor, scale: float | tf.Tensor)
 
 
 def random_permutations(count: int, size: tf.Tensor, seed: int | None) -> tf.Tensor:
-    """Draws with TensorFlow's own shuffle: `fastneg.backends.RandomPermutations`."""
+    """Draws with TensorFlow's own shuffle; see `fastneg.backends.Backend.random_permutations`."""
     rows = tf.range(tf.cast(size, tf.int32))
     if seed is None:
         return tf.stack([tf.random.shuffle(rows) for _ in range(count)])
@@ -172,10 +158,9 @@ def _compilable_pair(query: tf.Tensor, doc: tf.Tensor) -> tuple[tf.Tensor, tf.Te
     return query, compilable(doc, dimension(query, 0), dimension(query, 1))
 
 
-def _checked_pair(
-    query: tf.Tensor, doc: tf.Tensor, scalars: Mapping[str, float | tf.Tensor]
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """The embeddings, to be used only if their shapes are right and `scalars` are scalars."""
+def _with_checked_pair(arguments: ShuffledCosineArguments) -> ShuffledCosineArguments:
+    """The embeddings become such that are computed only if all shapes are right."""
+    query, doc = arguments.query, arguments.doc
     checks: list[Any] = []
     if query.shape.rank is None:
         require(
@@ -193,32 +178,22 @@ def _checked_pair(
             shape,
             tf.shape(doc),
         )
-    for name, value in scalars.items():
-        if isinstance(value, tf.Tensor) and value.shape.rank is None:
-            require(
-                checks, tf.equal(rank(value), 0), f"`{name}` must be a scalar.", tf.shape(value)
-            )
+    scale = arguments.gamma
+    if isinstance(scale, tf.Tensor) and scale.shape.rank is None:
+        require(checks, tf.equal(rank(scale), 0), "`scale` must be a scalar.", tf.shape(scale))
     with tf.control_dependencies(checks):
-        return tf.identity(query), tf.identity(doc)
+        return arguments.replaced(query=tf.identity(query), doc=tf.identity(doc))
 
 
-def _checked(
-    query: tf.Tensor,
-    doc: tf.Tensor,
-    permutations: tf.Tensor,
-    gamma: float | tf.Tensor,
-    candidate_sampling_probability: tf.Tensor | None,
-    candidate_ids: tf.Tensor | None,
-) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """The first three, to be used only if everything is as it must be."""
-    query, doc = _checked_pair(query, doc, {"scale": gamma})
+def _checked(arguments: ShuffledCosineArguments) -> ShuffledCosineArguments:
+    """Embeddings and permutations become such that are computed only if everything is right."""
+    arguments = _with_checked_pair(arguments)
+    query, doc, permutations = arguments.query, arguments.doc, arguments.permutations
     checks: list[Any] = []
     with tf.control_dependencies([query]):
         batch_size = tf.shape(query, out_type=tf.int64)[0]
-    for name, value in (
-        ("candidate_sampling_probability", candidate_sampling_probability),
-        ("candidate_ids", candidate_ids),
-    ):
+    for name in ("candidate_sampling_probability", "candidate_ids"):
+        value = getattr(arguments, name)
         if value is not None:
             actual = tf.shape(value, out_type=tf.int64)
             require(
@@ -246,7 +221,11 @@ def _checked(
         permutations,
     )
     with tf.control_dependencies(checks):
-        return tf.identity(query), tf.identity(doc), tf.identity(permutations)
+        return arguments.replaced(
+            query=tf.identity(query),
+            doc=tf.identity(doc),
+            permutations=tf.identity(permutations),
+        )
 
 
 def _unit_rows(rows: tf.Tensor, dtype: tf.DType) -> tf.Tensor:

@@ -1,13 +1,12 @@
 """The SV-softmax loss over given scores in plain TensorFlow."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import tensorflow as tf
 
 from fastneg import validation
 from fastneg._tensorflow import in_xla
-from fastneg.losses.sv_softmax_inputs import prepare
+from fastneg.arguments.sv_softmax import SvSoftmaxArguments
 from fastneg.reference.checks import compilable_vector, dimension, rank, require, same_shape
 
 
@@ -40,36 +39,27 @@ def support_vector_guided_softmax_loss(
         The scalar loss.
     """
     with tf.name_scope(name or "support_vector_guided_softmax_loss"):
-        inputs = prepare(pos_score, neg_scores, margin, t, smooth, threshold, weights)
-        loss = sv_softmax(
-            inputs.pos_score,
-            inputs.neg_scores,
-            smooth=inputs.smooth,
-            margin=inputs.margin,
-            t=inputs.t,
-            threshold=inputs.threshold,
-            weights=inputs.weights,
+        arguments = SvSoftmaxArguments(
+            pos_score=pos_score,
+            neg_scores=neg_scores,
+            margin=margin,
+            t=t,
+            smooth=smooth,
+            threshold=threshold,
+            weights=weights,
         )
-        return loss * inputs.loss_factor
+        return sv_softmax(arguments) * arguments.loss_factor
 
 
-def sv_softmax(
-    pos_score: tf.Tensor,
-    neg_scores: tf.Tensor,
-    *,
-    smooth: float | tf.Tensor,
-    margin: float | tf.Tensor,
-    t: float | tf.Tensor,
-    threshold: float | tf.Tensor,
-    weights: tf.Tensor | None,
-) -> tf.Tensor:
-    """The composition itself: `fastneg.backends.SvSoftmax`."""
+def sv_softmax(arguments: SvSoftmaxArguments) -> tf.Tensor:
+    """The composition itself."""
     # XLA can neither raise nor handle shapes that depend on values: there rows that are not used
     # are masked instead of dropped.
     masked = in_xla()
     if not masked:
-        scalars = {"smooth": smooth, "margin": margin, "t": t, "threshold": threshold}
-        pos_score, neg_scores = _checked(pos_score, neg_scores, weights, scalars)
+        arguments = _checked(arguments)
+    pos_score, neg_scores, weights = arguments.pos_score, arguments.neg_scores, arguments.weights
+    smooth, margin, t = arguments.smooth, arguments.margin, arguments.t
     dtype = validation.compute_dtype(neg_scores.dtype)
     neg_scores = tf.ensure_shape(neg_scores, [None, None])
     if masked:
@@ -82,7 +72,9 @@ def sv_softmax(
         """Losses of the rows where `used`; the others are left out, or 0 where they cannot be."""
         positive = tf.cast(_rows(pos_score, used, masked), dtype) - margin
         negatives = tf.cast(_rows(neg_scores, used, masked), dtype)
-        negatives = tf.where(positive - negatives < threshold, t * negatives + t - 1, negatives)
+        negatives = tf.where(
+            positive - negatives < arguments.threshold, t * negatives + t - 1, negatives
+        )
         logits = smooth * tf.concat([positive, negatives], axis=1)
         # logsumexp(logits) - logits[:, 0], in the form that loses no digits when it is small.
         labels = tf.zeros_like(logits[:, 0], tf.int32)
@@ -116,13 +108,9 @@ def _rows(values: tf.Tensor, used: tf.Tensor | None, masked: bool) -> tf.Tensor:
     return tf.where(mask, values, tf.zeros([], values.dtype))
 
 
-def _checked(
-    pos_score: tf.Tensor,
-    neg_scores: tf.Tensor,
-    weights: tf.Tensor | None,
-    scalars: Mapping[str, float | tf.Tensor],
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns the scores, to be computed only if everything is as it must be."""
+def _checked(arguments: SvSoftmaxArguments) -> SvSoftmaxArguments:
+    """The scores become such that are computed only if everything is as it must be."""
+    neg_scores = arguments.neg_scores
     checks: list[Any] = []
     if neg_scores.shape.rank is None:
         require(
@@ -133,7 +121,8 @@ def _checked(
         )
     with tf.control_dependencies(checks):  # A scalar has no first dimension.
         num_rows = tf.shape(neg_scores, out_type=tf.int64)[0]
-    for name, value in {"pos_score": pos_score, "weights": weights}.items():
+    for name in ("pos_score", "weights"):
+        value = getattr(arguments, name)
         if value is None or (value.shape.is_fully_defined() and _is_static(neg_scores)):
             continue
         actual = tf.shape(value, out_type=tf.int64)
@@ -145,13 +134,16 @@ def _checked(
             num_rows,
             actual,
         )
-    for name, value in scalars.items():
+    for name in ("smooth", "margin", "t", "threshold"):
+        value = getattr(arguments, name)
         if isinstance(value, tf.Tensor) and value.shape.rank is None:
             require(
                 checks, tf.equal(rank(value), 0), f"`{name}` must be a scalar.", tf.shape(value)
             )
     with tf.control_dependencies(checks):
-        return tf.identity(pos_score), tf.identity(neg_scores)
+        return arguments.replaced(
+            pos_score=tf.identity(arguments.pos_score), neg_scores=tf.identity(neg_scores)
+        )
 
 
 def _is_static(neg_scores: tf.Tensor) -> bool:

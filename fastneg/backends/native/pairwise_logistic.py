@@ -4,25 +4,18 @@ from typing import Any
 
 import tensorflow as tf
 
+from fastneg.arguments.pairwise_logistic import PairwiseLogisticArguments
 from fastneg.backends.native.fused_loss import Call, FusedLoss, Grads, reshaped, scalars
 from fastneg.backends.native.scale_grad import scale_grad
 
 
-def pairwise_logistic(
-    labels: tf.Tensor,
-    logits: tf.Tensor,
-    *,
-    session_ids: tf.Tensor | None,
-    weights: tf.Tensor | None,
-    margin: float | tf.Tensor,
-    temperature: float | tf.Tensor,
-) -> tf.Tensor:
-    """Calls the operation: `fastneg.backends.PairwiseLogistic`."""
-    numbers = [margin, temperature]
+def pairwise_logistic(arguments: PairwiseLogisticArguments) -> tf.Tensor:
+    """Calls the operation."""
+    numbers = [arguments.margin, arguments.temperature]
     scalar_places = [2 + i for i, value in enumerate(numbers) if isinstance(value, tf.Tensor)]
     return _loss(
-        [labels, logits, *scalars(numbers, logits.dtype)],
-        [session_ids, weights],
+        [arguments.labels, arguments.logits, *scalars(numbers, arguments.logits.dtype)],
+        [arguments.session_ids, arguments.weights],
         differentiable=[1, *scalar_places],
         with_scalar_grad=bool(scalar_places),
     )

@@ -4,32 +4,30 @@ from typing import Any
 
 import tensorflow as tf
 
+from fastneg.arguments.rolled_softmax import RolledSoftmaxArguments
 from fastneg.backends.native.fused_loss import Call, FusedLoss, Grads, reshaped, scalars
 from fastneg.backends.native.scale_grad import scale_grad
 
 
-def rolled_softmax(
-    user_emb: tf.Tensor,
-    item_emb: tf.Tensor,
-    labels: tf.Tensor,
-    shifts: tf.Tensor,
-    *,
-    embed_normed: bool,
-    weights: tf.Tensor | None,
-    gamma: float | tf.Tensor,
-    margin: float | tf.Tensor,
-    t: float | tf.Tensor,
-    candidate_sampling_probability: tf.Tensor | None,
-    candidate_ids: tf.Tensor | None,
-) -> tf.Tensor:
-    """Calls the operation: `fastneg.backends.RolledSoftmax`."""
-    numbers = [gamma, margin, t]
+def rolled_softmax(arguments: RolledSoftmaxArguments) -> tf.Tensor:
+    """Calls the operation."""
+    numbers = [arguments.gamma, arguments.margin, arguments.t]
     scalar_places = [4 + i for i, value in enumerate(numbers) if isinstance(value, tf.Tensor)]
     return _loss(
-        [user_emb, item_emb, labels, shifts, *scalars(numbers, user_emb.dtype)],
-        [weights, candidate_sampling_probability, candidate_ids],
+        [
+            arguments.user_emb,
+            arguments.item_emb,
+            arguments.labels,
+            arguments.shifts,
+            *scalars(numbers, arguments.user_emb.dtype),
+        ],
+        [
+            arguments.weights,
+            arguments.candidate_sampling_probability,
+            arguments.candidate_ids,
+        ],
         differentiable=[0, 1, *scalar_places],
-        embed_normed=embed_normed,
+        embed_normed=arguments.embed_normed,
         with_scalar_grad=bool(scalar_places),
     )
 

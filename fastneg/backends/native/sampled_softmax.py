@@ -14,35 +14,25 @@ from typing import Any
 import tensorflow as tf
 
 from fastneg import validation
+from fastneg.arguments.sampled_softmax import SampledSoftmaxArguments
 from fastneg.backends import autodiff
 from fastneg.backends.native.fused_loss import Call, FusedLoss, Grads
 from fastneg.backends.native.library import operations
-from fastneg.backends.table import gather, table_rows
+from fastneg.reference.table import gather, table_rows
 
 
-def sampled_softmax(
-    weights: list[Any],
-    biases: list[Any] | None,
-    labels: tf.Tensor,
-    inputs: tf.Tensor,
-    sampled: tf.Tensor,
-    true_expected_count: tf.Tensor,
-    sampled_expected_count: tf.Tensor,
-    *,
-    num_true: int,
-    num_classes: int,
-    remove_accidental_hits: bool,
-) -> tf.Tensor:
-    """Calls the operations: `fastneg.backends.SampledSoftmax`."""
+def sampled_softmax(arguments: SampledSoftmaxArguments) -> tf.Tensor:
+    """Calls the operations."""
     found = operations().fastneg_sampled_rows(
-        labels,
-        sampled,
-        table_rows(weights, biases),
-        num_classes=num_classes,
-        num_true=num_true,
+        arguments.labels,
+        arguments.sampled,
+        table_rows(arguments.weights, arguments.biases),
+        num_classes=arguments.num_classes,
+        num_true=arguments.num_true,
     )
+    inputs, biases = arguments.inputs, arguments.biases
     dtype = validation.compute_dtype(inputs.dtype)
-    rows = gather(weights, found.ids)
+    rows = gather(arguments.weights, found.ids)
     if rows.dtype != inputs.dtype:
         rows, inputs = tf.cast(rows, dtype), tf.cast(inputs, dtype)
     bias_rows = None if biases is None else tf.cast(gather(biases, found.ids), dtype)
@@ -52,12 +42,12 @@ def sampled_softmax(
             inputs,
             found.label_rows,
             found.sampled_rows,
-            true_expected_count,
-            sampled_expected_count,
+            arguments.true_expected_count,
+            arguments.sampled_expected_count,
         ],
         [bias_rows],
         differentiable=[0, 1],
-        remove_accidental_hits=remove_accidental_hits,
+        remove_accidental_hits=arguments.remove_accidental_hits,
     )
     if inputs.shape.rank == 2:
         loss.set_shape(inputs.shape[:1])

@@ -4,32 +4,30 @@ from typing import Any
 
 import tensorflow as tf
 
+from fastneg.arguments.shuffled_cosine import ShuffledCosineArguments
 from fastneg.backends.native.fused_loss import Call, FusedLoss, Grads, scalars
 from fastneg.backends.native.library import operations
 from fastneg.backends.native.scale_grad import scale_grad
 
 
-def shuffled_cosine(
-    query: tf.Tensor,
-    doc: tf.Tensor,
-    permutations: tf.Tensor,
-    *,
-    gamma: float | tf.Tensor,
-    candidate_sampling_probability: tf.Tensor | None,
-    candidate_ids: tf.Tensor | None,
-) -> tf.Tensor:
-    """Calls the operation: `fastneg.backends.ShuffledCosine`."""
-    with_scalar_grad = isinstance(gamma, tf.Tensor)
+def shuffled_cosine(arguments: ShuffledCosineArguments) -> tf.Tensor:
+    """Calls the operation."""
+    with_scalar_grad = isinstance(arguments.gamma, tf.Tensor)
     return _loss(
-        [query, doc, permutations, *scalars([gamma], query.dtype)],
-        [candidate_sampling_probability, candidate_ids],
+        [
+            arguments.query,
+            arguments.doc,
+            arguments.permutations,
+            *scalars([arguments.gamma], arguments.query.dtype),
+        ],
+        [arguments.candidate_sampling_probability, arguments.candidate_ids],
         differentiable=[0, 1, 3] if with_scalar_grad else [0, 1],
         with_scalar_grad=with_scalar_grad,
     )
 
 
 def random_permutations(count: int, size: tf.Tensor, seed: int | None) -> tf.Tensor:
-    """Calls the operation: `fastneg.backends.RandomPermutations`."""
+    """Calls the operation."""
     graph_seed, op_seed = tf.compat.v1.get_seed(seed)
     seeds = tf.raw_ops.RandomUniformInt(
         shape=tf.constant([count], tf.int32),

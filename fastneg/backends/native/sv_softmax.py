@@ -4,26 +4,22 @@ from typing import Any
 
 import tensorflow as tf
 
+from fastneg.arguments.sv_softmax import SvSoftmaxArguments
 from fastneg.backends.native.fused_loss import Call, FusedLoss, Grads, reshaped, scalars
 from fastneg.backends.native.scale_grad import scale_grad
 
 
-def sv_softmax(
-    pos_score: tf.Tensor,
-    neg_scores: tf.Tensor,
-    *,
-    smooth: float | tf.Tensor,
-    margin: float | tf.Tensor,
-    t: float | tf.Tensor,
-    threshold: float | tf.Tensor,
-    weights: tf.Tensor | None,
-) -> tf.Tensor:
-    """Calls the operation: `fastneg.backends.SvSoftmax`."""
-    numbers = [smooth, margin, t, threshold]
+def sv_softmax(arguments: SvSoftmaxArguments) -> tf.Tensor:
+    """Calls the operation."""
+    numbers = [arguments.smooth, arguments.margin, arguments.t, arguments.threshold]
     scalar_places = [2 + i for i, value in enumerate(numbers[:3]) if isinstance(value, tf.Tensor)]
     return _loss(
-        [pos_score, neg_scores, *scalars(numbers, neg_scores.dtype)],
-        [weights],
+        [
+            arguments.pos_score,
+            arguments.neg_scores,
+            *scalars(numbers, arguments.neg_scores.dtype),
+        ],
+        [arguments.weights],
         differentiable=[0, 1, *scalar_places],
         with_scalar_grad=bool(scalar_places),
     )

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from fastneg.arguments.pairwise_logistic import PairwiseLogisticArguments
 from fastneg.backends.numba import bridge
 from fastneg.backends.numba.pairwise_sums import add_pairs, series
 
@@ -25,25 +26,19 @@ class Result(NamedTuple):
     grad_scalars: Array
 
 
-def pairwise_logistic(
-    labels: tf.Tensor,
-    logits: tf.Tensor,
-    *,
-    session_ids: tf.Tensor | None,
-    weights: tf.Tensor | None,
-    margin: float | tf.Tensor,
-    temperature: float | tf.Tensor,
-) -> tf.Tensor:
-    """Calls the kernels: `fastneg.backends.PairwiseLogistic`."""
+def pairwise_logistic(arguments: PairwiseLogisticArguments) -> tf.Tensor:
+    """Calls the kernels."""
+    labels, logits = arguments.labels, arguments.logits
     if logits.dtype in (tf.float16, tf.bfloat16):
         logits = tf.cast(logits, tf.float32)
     if labels.dtype in (tf.float16, tf.bfloat16):
         labels = tf.cast(labels, tf.float32)  # bfloat16 is a stranger to NumPy's sorting.
     differentiable = {"logits": logits}
-    if weights is not None:
-        differentiable["weights"] = weights
+    if arguments.weights is not None:
+        differentiable["weights"] = arguments.weights
     numbers = {}
-    for name, value in zip(_SCALARS, (margin, temperature), strict=True):
+    for name in _SCALARS:
+        value = getattr(arguments, name)
         if isinstance(value, tf.Tensor):
             differentiable[name] = value
         else:
@@ -55,7 +50,7 @@ def pairwise_logistic(
 
     return bridge.fused_loss(
         differentiable,
-        {"labels": labels, "session_ids": session_ids},
+        {"labels": labels, "session_ids": arguments.session_ids},
         compute,
         _unit_grads,
         num_outputs=len(Result._fields),

@@ -7,33 +7,23 @@ from typing import Any
 
 import tensorflow as tf
 
+from fastneg.arguments.rolled_softmax import RolledSoftmaxArguments
 from fastneg.backends.numba import bridge, call, inputs
 
 _SCALARS = ("gamma", "margin", "t")
 
 
-def rolled_softmax(
-    user_emb: tf.Tensor,
-    item_emb: tf.Tensor,
-    labels: tf.Tensor,
-    shifts: tf.Tensor,
-    *,
-    embed_normed: bool,
-    weights: tf.Tensor | None,
-    gamma: float | tf.Tensor,
-    margin: float | tf.Tensor,
-    t: float | tf.Tensor,
-    candidate_sampling_probability: tf.Tensor | None,
-    candidate_ids: tf.Tensor | None,
-) -> tf.Tensor:
-    """Calls the kernels: `fastneg.backends.RolledSoftmax`."""
+def rolled_softmax(arguments: RolledSoftmaxArguments) -> tf.Tensor:
+    """Calls the kernels."""
+    user_emb, item_emb = arguments.user_emb, arguments.item_emb
     if user_emb.dtype in (tf.float16, tf.bfloat16):
         user_emb, item_emb = tf.cast(user_emb, tf.float32), tf.cast(item_emb, tf.float32)
     differentiable = {"user_emb": user_emb, "item_emb": item_emb}
-    if weights is not None:
-        differentiable["weights"] = weights
-    numbers: dict[str, Any] = {"embed_normed": embed_normed}
-    for name, value in zip(_SCALARS, (gamma, margin, t), strict=True):
+    if arguments.weights is not None:
+        differentiable["weights"] = arguments.weights
+    numbers: dict[str, Any] = {"embed_normed": arguments.embed_normed}
+    for name in _SCALARS:
+        value = getattr(arguments, name)
         if isinstance(value, tf.Tensor):
             differentiable[name] = value
         else:
@@ -48,10 +38,10 @@ def rolled_softmax(
         )
 
     constants = {
-        "labels": labels,
-        "shifts": shifts,
-        "candidate_sampling_probability": candidate_sampling_probability,
-        "candidate_ids": candidate_ids,
+        "labels": arguments.labels,
+        "shifts": arguments.shifts,
+        "candidate_sampling_probability": arguments.candidate_sampling_probability,
+        "candidate_ids": arguments.candidate_ids,
     }
     return bridge.fused_loss(
         differentiable, constants, compute, _unit_grads, num_outputs=len(call.Result._fields)

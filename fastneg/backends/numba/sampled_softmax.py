@@ -7,51 +7,36 @@ from typing import Any
 import tensorflow as tf
 
 from fastneg import validation
+from fastneg.arguments.sampled_softmax import SampledSoftmaxArguments
 from fastneg.backends import autodiff
 from fastneg.backends.numba import bridge, sampled_tiles
-from fastneg.backends.table import gather
 from fastneg.reference.sampled_softmax_checks import checked
+from fastneg.reference.table import gather
 
 
-def sampled_softmax(
-    weights: list[Any],
-    biases: list[Any] | None,
-    labels: tf.Tensor,
-    inputs: tf.Tensor,
-    sampled: tf.Tensor,
-    true_expected_count: tf.Tensor,
-    sampled_expected_count: tf.Tensor,
-    *,
-    num_true: int,
-    num_classes: int,
-    remove_accidental_hits: bool,
-) -> tf.Tensor:
-    """Computes the losses: `fastneg.backends.SampledSoftmax`."""
-    labels, inputs, sampled = checked(
-        weights,
-        biases,
-        labels,
-        inputs,
-        sampled,
-        true_expected_count,
-        sampled_expected_count,
-        num_true=num_true,
-        num_classes=num_classes,
-    )
-    dtype = validation.compute_dtype(inputs.dtype)
+def sampled_softmax(arguments: SampledSoftmaxArguments) -> tf.Tensor:
+    """Computes the losses."""
+    arguments = checked(arguments)
+    dtype = validation.compute_dtype(arguments.inputs.dtype)
     # Each distinct row is gathered once, so its gradient comes once.
-    ids, places = tf.unique(tf.concat([sampled, tf.reshape(labels, [-1])], axis=0))
-    num_sampled = tf.size(sampled)
+    ids, places = tf.unique(
+        tf.concat([arguments.sampled, tf.reshape(arguments.labels, [-1])], axis=0)
+    )
+    num_sampled = tf.size(arguments.sampled)
     constants = [
-        tf.reshape(places[num_sampled:], [-1, num_true]),
+        tf.reshape(places[num_sampled:], [-1, arguments.num_true]),
         places[:num_sampled],
-        true_expected_count,
-        sampled_expected_count,
+        arguments.true_expected_count,
+        arguments.sampled_expected_count,
     ]
-    differentiable = [tf.cast(gather(weights, ids), dtype), tf.cast(inputs, dtype)]
-    if biases is not None:
-        differentiable.append(tf.cast(gather(biases, ids), dtype))
+    differentiable = [
+        tf.cast(gather(arguments.weights, ids), dtype),
+        tf.cast(arguments.inputs, dtype),
+    ]
+    if arguments.biases is not None:
+        differentiable.append(tf.cast(gather(arguments.biases, ids), dtype))
     num_inputs = len(differentiable)
+    remove_accidental_hits = arguments.remove_accidental_hits
 
     def losses(*arrays: Any) -> Any:
         return sampled_tiles.losses(_problem(arrays, num_inputs, remove_accidental_hits))

@@ -8,29 +8,23 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from fastneg.arguments.shuffled_cosine import ShuffledCosineArguments
 from fastneg.backends.numba import bridge, compiling
 from fastneg.backends.numba.plan import Array
 from fastneg.backends.numba.shuffled_kernels import ROWS, ShuffledPlan, make_run
 
 
-def shuffled_cosine(
-    query: tf.Tensor,
-    doc: tf.Tensor,
-    permutations: tf.Tensor,
-    *,
-    gamma: float | tf.Tensor,
-    candidate_sampling_probability: tf.Tensor | None,
-    candidate_ids: tf.Tensor | None,
-) -> tf.Tensor:
-    """Calls the kernels: `fastneg.backends.ShuffledCosine`."""
+def shuffled_cosine(arguments: ShuffledCosineArguments) -> tf.Tensor:
+    """Calls the kernels."""
+    query, doc = arguments.query, arguments.doc
     if query.dtype in (tf.float16, tf.bfloat16):
         query, doc = tf.cast(query, tf.float32), tf.cast(doc, tf.float32)
     differentiable = {"query": query, "doc": doc}
     number = None
-    if isinstance(gamma, tf.Tensor):
-        differentiable["gamma"] = gamma
+    if isinstance(arguments.gamma, tf.Tensor):
+        differentiable["gamma"] = arguments.gamma
     else:
-        number = gamma
+        number = arguments.gamma
 
     def compute(arrays: Mapping[str, Any], with_grad: bool) -> Sequence[Any]:
         _check(arrays)
@@ -38,9 +32,9 @@ def shuffled_cosine(
         return _compute(arrays, gamma, with_grad)
 
     constants = {
-        "permutations": permutations,
-        "candidate_sampling_probability": candidate_sampling_probability,
-        "candidate_ids": candidate_ids,
+        "permutations": arguments.permutations,
+        "candidate_sampling_probability": arguments.candidate_sampling_probability,
+        "candidate_ids": arguments.candidate_ids,
     }
     return bridge.fused_loss(differentiable, constants, compute, _unit_grads, num_outputs=4)
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from fastneg.arguments.sv_softmax import SvSoftmaxArguments
 from fastneg.backends.numba import bridge, compiling
 from fastneg.backends.numba.call import aligned
 from fastneg.backends.numba.plan import Array
@@ -29,33 +30,26 @@ class _Result(NamedTuple):
     grad_scalars: Array  # [3]: smooth, margin, t
 
 
-def sv_softmax(
-    pos_score: tf.Tensor,
-    neg_scores: tf.Tensor,
-    *,
-    smooth: float | tf.Tensor,
-    margin: float | tf.Tensor,
-    t: float | tf.Tensor,
-    threshold: float | tf.Tensor,
-    weights: tf.Tensor | None,
-) -> tf.Tensor:
-    """Calls the kernels: `fastneg.backends.SvSoftmax`."""
+def sv_softmax(arguments: SvSoftmaxArguments) -> tf.Tensor:
+    """Calls the kernels."""
+    pos_score, neg_scores = arguments.pos_score, arguments.neg_scores
     if neg_scores.dtype in (tf.float16, tf.bfloat16):
         pos_score, neg_scores = tf.cast(pos_score, tf.float32), tf.cast(neg_scores, tf.float32)
     differentiable = {"pos_score": pos_score, "neg_scores": neg_scores}
-    if weights is not None:
-        differentiable["weights"] = weights
+    if arguments.weights is not None:
+        differentiable["weights"] = arguments.weights
     numbers: dict[str, Any] = {}
-    for name, value in zip(_SCALARS, (smooth, margin, t), strict=True):
+    for name in _SCALARS:
+        value = getattr(arguments, name)
         if isinstance(value, tf.Tensor):
             differentiable[name] = value
         else:
             numbers[name] = value
     constants = {}
-    if isinstance(threshold, tf.Tensor):
-        constants["threshold"] = threshold
+    if isinstance(arguments.threshold, tf.Tensor):
+        constants["threshold"] = arguments.threshold
     else:
-        numbers["threshold"] = threshold
+        numbers["threshold"] = arguments.threshold
 
     def compute(arrays: Mapping[str, Any], with_grad: bool) -> _Result:
         with_scalars = with_grad and any(name in arrays for name in _SCALARS)

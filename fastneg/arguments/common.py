@@ -1,0 +1,43 @@
+"""What the arguments of all losses have in common."""
+
+from typing import Any, TypeVar
+
+import tensorflow as tf
+
+from fastneg import validation
+
+_Arguments = TypeVar("_Arguments", bound="Arguments")
+
+
+class Arguments:
+    """Base of the frozen dataclasses that hold a loss's arguments.
+
+    They are constructed from what a user gave. Their `__post_init__` converts it, checks all that
+    types, static shapes and constants tell, draws what was not given, and hands the results to
+    `_settle`: whoever gets such an object need not look at these things again. What only values or
+    run-time shapes tell is for the backends to check.
+    """
+
+    def _settle(self, **values: Any) -> None:
+        """Sets fields while the object is constructed, when it is not yet frozen for anyone."""
+        vars(self).update(values)
+
+    def replaced(self: _Arguments, **changes: Any) -> _Arguments:
+        """Returns a copy with other values, which are not checked."""
+        copy = object.__new__(type(self))
+        vars(copy).update(vars(self), **changes)
+        return copy
+
+
+def per_candidate(
+    sampling_probability: Any, ids: Any, num_candidates: int | None, dtype: tf.DType
+) -> tuple[tf.Tensor | None, tf.Tensor | None]:
+    """Returns `candidate_sampling_probability` in `dtype` and `candidate_ids` as int64."""
+    if sampling_probability is not None:
+        name = "candidate_sampling_probability"
+        sampling_probability = validation.real_tensor(name, sampling_probability, dtype)
+        validation.per_row(name, sampling_probability, num_candidates)
+    if ids is not None:
+        ids = validation.integer_ids("candidate_ids", ids)
+        validation.per_row("candidate_ids", ids, num_candidates)
+    return sampling_probability, ids
