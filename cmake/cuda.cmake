@@ -1,15 +1,10 @@
 # _cuda.so: the kernels of csrc/core/cuda behind the C entries of c_api.h, with CUDA's runtime inside. It loads where
 # there is neither a GPU nor a driver, and says so when called.
 #
-# _ops_cuda.so: the ops on TensorFlow's GPU device, which call it. It needs the installed TensorFlow's C++ headers, and
-# fits no other version. Nothing of CUDA is in it, so that TensorFlow's own stand-ins for CUDA's runtime, which it is
-# linked with, are in nobody's way.
-#
-# FASTNEG_CUDA says whether to build them:
-#   OFF   no (the default: all architectures take minutes, and the ops depend on the TensorFlow of the moment)
+# FASTNEG_CUDA says whether to build it:
+#   OFF   no (the default: all architectures take minutes)
 #   AUTO  if nvcc is found
 #   ON    yes; configuring fails without nvcc
-# Without TensorFlow _cuda.so is built alone.
 # CMAKE_CUDA_ARCHITECTURES chooses the architectures: all major ones, and PTX for those to come, unless it is set.
 
 # Sets FASTNEG_CUDA_PROBLEM to why it is not built; empty if it is.
@@ -55,8 +50,7 @@ if(NOT FASTNEG_CUDA_PROBLEM)
   target_link_libraries(fastneg_cuda_kernels PRIVATE fastneg_cuda_options)
   add_library(fastneg_cuda MODULE $<TARGET_OBJECTS:fastneg_cuda_kernels>)
   # Nothing but the C entries is to be seen from outside: other libraries in a process bring a CUDA runtime too.
-  # Libraries that are linked with it name it so, and get the one that is loaded.
-  target_link_options(fastneg_cuda PRIVATE -Wl,--exclude-libs,ALL -Wl,-soname,fastneg_cuda.so)
+  target_link_options(fastneg_cuda PRIVATE -Wl,--exclude-libs,ALL)
   set_target_properties(fastneg_cuda PROPERTIES LINKER_LANGUAGE CUDA
     PREFIX "" OUTPUT_NAME _cuda SUFFIX .so LIBRARY_OUTPUT_DIRECTORY "${FASTNEG_OUTPUT_DIR}" SKIP_BUILD_RPATH ON)
   # The kernels against the CPU core, on a GPU; no part of the default build.
@@ -67,14 +61,4 @@ if(NOT FASTNEG_CUDA_PROBLEM)
   if(NOT FASTNEG_IN_PLACE)
     install(TARGETS fastneg_cuda LIBRARY DESTINATION fastneg)
   endif()
-endif()
-
-set(FASTNEG_OPS_CUDA_PROBLEM "${FASTNEG_CUDA_PROBLEM}")
-if(NOT FASTNEG_CUDA_PROBLEM)
-  fastneg_find_tensorflow()
-  set(FASTNEG_OPS_CUDA_PROBLEM "${FASTNEG_TENSORFLOW_PROBLEM}")
-endif()
-if(NOT FASTNEG_OPS_CUDA_PROBLEM)
-  fastneg_add_tensorflow_library(fastneg_ops_cuda _ops_cuda csrc/tf_cxx/gpu_kernels.cc)
-  fastneg_link_loaded_library(fastneg_ops_cuda fastneg_cuda)
 endif()

@@ -104,13 +104,21 @@ if(FASTNEG_IS_X86_64)
   endif()
 endif()
 
-# TensorFlow ops. The functions of the C API come from the libtensorflow_framework that is already loaded when
+# The ops, without any framework: what XLA's custom calls run and what _ops.so offers to TensorFlow.
+file(GLOB library_sources CONFIGURE_DEPENDS csrc/ops/*.cc csrc/xla_ffi/*.cc)
+add_library(fastneg_library SHARED ${library_sources} ${FASTNEG_CORE_OBJECTS})
+target_link_libraries(fastneg_library PRIVATE fastneg_core_options ${CMAKE_DL_LIBS})
+set_target_properties(fastneg_library PROPERTIES
+  OUTPUT_NAME fastneg LIBRARY_OUTPUT_DIRECTORY "${FASTNEG_OUTPUT_DIR}" SKIP_BUILD_RPATH ON)
+
+# TensorFlow's ops. The functions of the C API come from the libtensorflow_framework that is already loaded when
 # TensorFlow loads this library; an empty stand-in with its name gives the reference at link time.
 file(GLOB ops_sources CONFIGURE_DEPENDS csrc/tf_ops/*.cc)
-add_library(fastneg_ops MODULE ${ops_sources} ${FASTNEG_CORE_OBJECTS})
-target_link_libraries(fastneg_ops PRIVATE fastneg_core_options)
+add_library(fastneg_ops MODULE ${ops_sources})
+target_link_libraries(fastneg_ops PRIVATE fastneg_core_options fastneg_library)
 set_target_properties(fastneg_ops PROPERTIES
-  PREFIX "" OUTPUT_NAME _ops SUFFIX .so LIBRARY_OUTPUT_DIRECTORY "${FASTNEG_OUTPUT_DIR}" SKIP_BUILD_RPATH ON)
+  PREFIX "" OUTPUT_NAME _ops SUFFIX .so LIBRARY_OUTPUT_DIRECTORY "${FASTNEG_OUTPUT_DIR}"
+  BUILD_WITH_INSTALL_RPATH ON INSTALL_RPATH "$<IF:$<PLATFORM_ID:Darwin>,@loader_path,$ORIGIN>")
 if(APPLE)
   target_link_options(fastneg_ops PRIVATE -undefined dynamic_lookup)
 else()
@@ -120,10 +128,10 @@ else()
     OUTPUT_NAME tensorflow_framework SUFFIX .so.2 LIBRARY_OUTPUT_DIRECTORY "${CMAKE_CURRENT_BINARY_DIR}/stub")
   target_link_libraries(fastneg_ops PRIVATE -Wl,--no-as-needed fastneg_tensorflow_stub)
   # The pool's threads run this code until the process ends, so it must never be unmapped.
-  # Libraries that are linked with it name it so, and get the one that is loaded.
-  target_link_options(fastneg_ops PRIVATE -Wl,-z,nodelete -Wl,-soname,fastneg_ops.so)
+  target_link_options(fastneg_library PRIVATE -Wl,-z,nodelete)
+  target_link_options(fastneg_ops PRIVATE -Wl,-z,nodelete)
 endif()
-set(native_modules fastneg_ops)
+set(native_modules fastneg_library fastneg_ops)
 if(TARGET fastneg_python)
   target_sources(fastneg_python PRIVATE ${FASTNEG_CORE_OBJECTS})
   list(APPEND native_modules fastneg_python)

@@ -158,7 +158,7 @@ def build_info() -> dict[str, Any]:
 
 def _describe_library(name: str) -> str:
     module = importlib.import_module(f"fastneg.backends.native.{name}")
-    return module.library.why_not_loaded() or "loaded"
+    return module.why_not_loaded() or "loaded"
 
 
 def show_config() -> None:

@@ -117,27 +117,28 @@ def test_shows_nothing_but_its_entries(built: tuple[Path, str]) -> None:
     assert [name for name in names if not name.startswith("FastnegCuda")] == []
 
 
-def test_operations_load_without_a_gpu(
-    native: str, built: tuple[Path, str], tmp_path: Path
-) -> None:
-    """TensorFlow takes them, and the CPU's kernels stay in use."""
-    import cuda_operations
-
-    if (reason := cuda_operations.why_not()) is not None:
-        pytest.skip(reason)
-    library = tmp_path / "_ops_cuda.so"
-    cuda_operations.build(library, built[0], on_host=False)
+def test_the_handler_for_gpus_takes_it(native: str, built: tuple[Path, str]) -> None:
+    """Without a GPU; the CPU's kernels stay in use."""
     run_python(
         f"""
-        import fastneg, numpy as np, tensorflow as tf
-        from tensorflow.python.framework import kernels
+        import ctypes, fastneg, numpy as np, tensorflow as tf
+        from fastneg import _tensorflow
+        from fastneg.backends.native.symbols import symbols
         from small_cases import CASES
-        tf.load_library({str(library)!r})
-        for name in {cuda_operations.OPERATIONS}:
-            found = kernels.get_registered_kernels_for_op("Fastneg>" + name).kernel
-            assert {{kernel.device_type for kernel in found}} >= {{"CPU", "GPU"}}, (name, found)
+        assert symbols().FastnegLoadCuda({str(built[0])!r}.encode()) is None
+        if fastneg.build_info()["xla"] == "loaded":
+            interface = ctypes.c_void_p(_tensorflow.xla_handler_interface())
+            register = symbols().FastnegRegisterXlaHandler
+            assert register(interface, b"fastneg_on_gpus", b"CUDA", True) is None
         case = CASES["rolled_softmax"]
         with fastneg.use_backend("native"):
             assert np.isfinite(case.loss(*(tf.constant(v) for v in case.arguments.values())))
         """
     )
+
+
+def test_another_library_is_refused(native: str) -> None:
+    from fastneg.backends.native.symbols import PATH, symbols
+
+    assert b"must have the functions" in symbols().FastnegLoadCuda(str(PATH).encode())
+    assert b"/nowhere.so" in symbols().FastnegLoadCuda(b"/nowhere.so")

@@ -76,14 +76,13 @@ void TF_OpKernelConstruction_GetAttrInt64(TF_OpKernelConstruction* construction,
                                           TF_Status* status);
 void TF_OpKernelConstruction_GetAttrBool(TF_OpKernelConstruction* construction, const char* name, TF_Bool* value,
                                          TF_Status* status);
-void TF_OpKernelConstruction_GetAttrType(TF_OpKernelConstruction* construction, const char* name, TF_DataType* value,
-                                         TF_Status* status);
 void TF_OpKernelConstruction_Failure(TF_OpKernelConstruction* construction, TF_Status* status);
 
 // kernels.h: one execution
 int TF_NumInputs(TF_OpKernelContext* context);
 void TF_GetInput(TF_OpKernelContext* context, int index, TF_Tensor** tensor, TF_Status* status);
 void TF_SetOutput(TF_OpKernelContext* context, int index, const TF_Tensor* tensor, TF_Status* status);
+TF_DataType TF_ExpectedOutputDataType(TF_OpKernelContext* context, int index);
 TF_Tensor* TF_AllocateOutput(TF_OpKernelContext* context, int index, TF_DataType dtype, const int64_t* dims,
                              int num_dims, size_t num_bytes, TF_Status* status);
 TF_Tensor* TF_ForwardInputOrAllocateOutput(TF_OpKernelContext* context, const int* candidate_inputs,

@@ -6,18 +6,17 @@ changes. (A kernel cannot read the setting: where grappler folds constants there
 it from.)
 """
 
-import ctypes
 import functools
 import importlib
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import tensorflow as tf
 
-from fastneg.backends.native import cuda, xla
+from fastneg.backends.native import xla
+from fastneg.backends.native.symbols import FOLDER, symbols
 
-_PATH = Path(__file__).parents[2] / "_ops.so"
+_PATH = FOLDER / "_ops.so"
 
 
 def load() -> None:
@@ -25,74 +24,61 @@ def load() -> None:
 
     Raises:
         ImportError: The library was not built.
+        OSError: What it needs does not load.
         tf.errors.NotFoundError: It was built, and this TensorFlow does not load it.
         RuntimeError: FASTNEG_ISA names an instruction set that is not there.
     """
     if not _PATH.exists():
         raise ImportError(_why_not_built())
     _library()
-    unavailable = _symbols().FastnegUnavailableRequestedIsa()
+    unavailable = symbols().FastnegUnavailableRequestedIsa()
     if unavailable is not None:
         raise RuntimeError(
             f"FASTNEG_ISA must be one of {', '.join(_available_isas())}. "
             f"Received: {unavailable.decode()}."
         )
-    xla.library.load()
-    cuda.library.load()
+    xla.load()
 
 
 @functools.cache
 def operations() -> ModuleType:
     """Returns the module with one function per operation."""
-    _pass_on_num_threads()
+    pass_on_num_threads()
     return _library()
 
 
 def describe() -> dict[str, Any]:
     """Returns the instruction sets, the number of threads and where it comes from."""
-    _pass_on_num_threads()
+    pass_on_num_threads()
     build = importlib.import_module("fastneg._build_info")
     return {
-        "isa": _symbols().FastnegActiveIsa().decode(),
+        "isa": symbols().FastnegActiveIsa().decode(),
         "available_isas": _available_isas(),
-        "threads": _symbols().FastnegNumThreads(),
-        "threads_from": _symbols().FastnegNumThreadsReason().decode(),
+        "threads": symbols().FastnegNumThreads(),
+        "threads_from": symbols().FastnegNumThreadsReason().decode(),
         "compiler": build.COMPILER,
         "build_type": build.BUILD_TYPE,
     }
 
 
-def _pass_on_num_threads() -> None:
-    _symbols().FastnegSetIntraOpThreads(tf.config.threading.get_intra_op_parallelism_threads())
+def pass_on_num_threads() -> None:
+    """Tells the operations TensorFlow's setting, which limits their number of threads."""
+    symbols().FastnegSetIntraOpThreads(tf.config.threading.get_intra_op_parallelism_threads())
 
 
 @functools.cache
 def _library() -> ModuleType:
+    symbols()  # Its other half is in memory then.
     return tf.load_op_library(str(_PATH))  # type: ignore[no-any-return]
 
 
 def _available_isas() -> list[str]:
     names = []
-    for name in _symbols().FastnegAvailableIsas():
+    for name in symbols().FastnegAvailableIsas():
         if name is None:
             break
         names.append(name.decode())
     return names
-
-
-@functools.cache
-def _symbols() -> ctypes.CDLL:
-    symbols = ctypes.CDLL(str(_PATH))
-    for function in (
-        "FastnegActiveIsa",
-        "FastnegNumThreadsReason",
-        "FastnegUnavailableRequestedIsa",
-    ):
-        getattr(symbols, function).restype = ctypes.c_char_p
-    symbols.FastnegAvailableIsas.restype = ctypes.POINTER(ctypes.c_char_p)
-    symbols.FastnegNumThreads.restype = ctypes.c_int
-    symbols.FastnegSetIntraOpThreads.argtypes = [ctypes.c_int]
-    return symbols
 
 
 def _why_not_built() -> str:

@@ -1,12 +1,11 @@
 """The native `pairwise_loss`: the operation and its gradient."""
 
-from typing import Any
-
 import tensorflow as tf
 
 from fastneg.arguments.pairwise_logistic import PairwiseLogisticArguments
-from fastneg.backends.native.fused_loss import Call, FusedLoss, Grads, reshaped, scalars
+from fastneg.backends.native.fused_loss import Call, FusedLoss, Grads, reshaped
 from fastneg.backends.native.scale_grad import scale_grad
+from fastneg.backends.native.sizes import Shape, rows
 
 
 def pairwise_logistic(arguments: PairwiseLogisticArguments) -> tf.Tensor:
@@ -14,8 +13,9 @@ def pairwise_logistic(arguments: PairwiseLogisticArguments) -> tf.Tensor:
     numbers = [arguments.margin, arguments.temperature]
     scalar_places = [2 + i for i, value in enumerate(numbers) if isinstance(value, tf.Tensor)]
     return _loss(
-        [arguments.labels, arguments.logits, *scalars(numbers, arguments.logits.dtype)],
+        [arguments.labels, arguments.logits, *numbers],
         [arguments.session_ids, arguments.weights],
+        dtype=arguments.logits.dtype,
         differentiable=[1, *scalar_places],
         with_scalar_grad=bool(scalar_places),
     )
@@ -33,19 +33,21 @@ def _gradients(grad_loss: tf.Tensor, call: Call) -> tuple[Grads, Grads]:
     return [None, reshaped(grad_logits, logits), *grad_scalars], [None, grad_weights]
 
 
-def _unit_shapes(call: Call) -> list[Any]:
-    rows = call.required[1].shape[:1]
+def _output_shapes(call: Call) -> list[Shape]:
+    per_row = rows(call.required[1])
     return [
-        rows,
-        [0] if call.optional[1] is None else rows,
+        [],
+        per_row,
+        [0] if call.optional[1] is None else per_row,
         [2] if call.attribute("with_scalar_grad") else [0],
     ]
 
 
 _loss = FusedLoss(
-    "Fastneg>PairwiseLogistic",
+    "pairwise_logistic",
     _gradients,
-    _unit_shapes,
+    _output_shapes,
+    inputs={"labels": None, "logits": None, "margin": 0, "temperature": 0},
     attributes=("with_scalar_grad",),
     optional_inputs={"num_session_ids": False, "num_weights": True},
 )

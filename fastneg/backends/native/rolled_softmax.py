@@ -1,12 +1,11 @@
 """The native `softmax_loss_with_negative_mining`: the operation and its gradient."""
 
-from typing import Any
-
 import tensorflow as tf
 
 from fastneg.arguments.rolled_softmax import RolledSoftmaxArguments
-from fastneg.backends.native.fused_loss import Call, FusedLoss, Grads, reshaped, scalars
+from fastneg.backends.native.fused_loss import Call, FusedLoss, Grads, reshaped
 from fastneg.backends.native.scale_grad import scale_grad
+from fastneg.backends.native.sizes import Shape, rows, sizes
 
 
 def rolled_softmax(arguments: RolledSoftmaxArguments) -> tf.Tensor:
@@ -19,13 +18,14 @@ def rolled_softmax(arguments: RolledSoftmaxArguments) -> tf.Tensor:
             arguments.item_emb,
             arguments.labels,
             arguments.shifts,
-            *scalars(numbers, arguments.user_emb.dtype),
+            *numbers,
         ],
         [
             arguments.weights,
             arguments.candidate_sampling_probability,
             arguments.candidate_ids,
         ],
+        dtype=arguments.user_emb.dtype,
         differentiable=[0, 1, *scalar_places],
         embed_normed=arguments.embed_normed,
         with_scalar_grad=bool(scalar_places),
@@ -44,20 +44,30 @@ def _gradients(grad_loss: tf.Tensor, call: Call) -> tuple[Grads, Grads]:
     return [*grad_embeddings, None, None, *grad_scalars], [grad_weights, None, None]
 
 
-def _unit_shapes(call: Call) -> list[Any]:
+def _output_shapes(call: Call) -> list[Shape]:
     user_emb, item_emb = call.required[:2]
     return [
-        user_emb.shape,
-        item_emb.shape,
-        [0] if call.optional[0] is None else user_emb.shape[:1],
+        [],
+        sizes(user_emb),
+        sizes(item_emb),
+        [0] if call.optional[0] is None else rows(user_emb),
         [3] if call.attribute("with_scalar_grad") else [0],
     ]
 
 
 _loss = FusedLoss(
-    "Fastneg>RolledSoftmax",
+    "rolled_softmax",
     _gradients,
-    _unit_shapes,
+    _output_shapes,
+    inputs={
+        "user_emb": 2,
+        "item_emb": 2,
+        "labels": None,
+        "shifts": 1,
+        "gamma": 0,
+        "margin": 0,
+        "t": 0,
+    },
     attributes=("embed_normed", "with_scalar_grad"),
     optional_inputs={
         "num_weights": True,

@@ -9,36 +9,39 @@ value. Where the real upstream gradients are all the same number, as for a mean 
 scaled; else a third operation computes those of the table again. Only the values decide.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
 from fastneg import validation
 from fastneg.arguments.sampled_softmax import SampledSoftmaxArguments
 from fastneg.backends import autodiff
+from fastneg.backends.native import xla
+from fastneg.backends.native.custom_call import (
+    Description,
+    Result,
+    custom_call,
+    is_custom_call,
+    ranked,
+)
 from fastneg.backends.native.fused_loss import Call, FusedLoss, Grads
 from fastneg.backends.native.library import operations
+from fastneg.backends.native.sizes import Shape, rows, size, sizes
 from fastneg.reference.table import gather, table_rows
 
 
 def sampled_softmax(arguments: SampledSoftmaxArguments) -> tf.Tensor:
     """Calls the operations."""
-    found = operations().fastneg_sampled_rows(
-        arguments.labels,
-        arguments.sampled,
-        table_rows(arguments.weights, arguments.biases),
-        num_classes=arguments.num_classes,
-        num_true=arguments.num_true,
-    )
+    found = _sampled_rows(arguments)
     inputs, biases = arguments.inputs, arguments.biases
     dtype = validation.compute_dtype(inputs.dtype)
-    rows = gather(arguments.weights, found.ids)
-    if rows.dtype != inputs.dtype:
-        rows, inputs = tf.cast(rows, dtype), tf.cast(inputs, dtype)
+    found_rows = gather(arguments.weights, found.ids)
+    if found_rows.dtype != inputs.dtype:
+        found_rows, inputs = tf.cast(found_rows, dtype), tf.cast(inputs, dtype)
     bias_rows = None if biases is None else tf.cast(gather(biases, found.ids), dtype)
     loss = _loss(
         [
-            rows,
+            found_rows,
             inputs,
             found.label_rows,
             found.sampled_rows,
@@ -46,6 +49,7 @@ def sampled_softmax(arguments: SampledSoftmaxArguments) -> tf.Tensor:
             arguments.sampled_expected_count,
         ],
         [bias_rows],
+        dtype=inputs.dtype,
         differentiable=[0, 1],
         remove_accidental_hits=arguments.remove_accidental_hits,
     )
@@ -54,28 +58,107 @@ def sampled_softmax(arguments: SampledSoftmaxArguments) -> tf.Tensor:
     return loss
 
 
+class _Found(NamedTuple):
+    """What the operation `SampledRows` returns."""
+
+    ids: tf.Tensor
+    label_rows: tf.Tensor
+    sampled_rows: tf.Tensor
+
+
+def _sampled_rows(arguments: SampledSoftmaxArguments) -> _Found:
+    sizes_of_table = table_rows(arguments.weights, arguments.biases)
+    num_true, num_classes = arguments.num_true, arguments.num_classes
+    if not xla.is_the_way("sampled_softmax"):
+        found = operations().fastneg_sampled_rows(
+            arguments.labels,
+            arguments.sampled,
+            sizes_of_table,
+            num_classes=num_classes,
+            num_true=num_true,
+        )
+        return _Found(*found)
+    # Shapes must not depend on values: there are as many rows as can be.
+    labels, sampled = ranked(arguments.labels, 2), ranked(arguments.sampled, 1)
+    # XLA leaves out a call that returns nothing, and with it the check of a batch without inputs.
+    num_labels = tf.shape(labels)[0]
+    num_inputs = tf.shape(arguments.inputs)[0]
+    expected = tf.where(num_inputs == 0, num_inputs, num_labels)
+    labels = tf.reshape(labels, [expected, num_true], name="labels_have_a_row_for_each_input")
+    named = tf.concat([tf.reshape(labels, [-1]), sampled], axis=0)
+    attributes = {
+        "num_classes": num_classes,
+        "num_true": num_true,
+        "num_table_rows": len(sizes_of_table),
+        "padded": True,
+    }
+    results = custom_call(
+        Description("Fastneg>SampledRows", attributes, {}),
+        [labels, sampled, *sizes_of_table],
+        [
+            Result(tf.int64, [size(named, 0)]),
+            Result(tf.int32, sizes(labels)),
+            Result(tf.int32, sizes(sampled)),
+        ],
+        xla.platforms("sampled_softmax"),
+        witnesses=[named],
+    )
+    return _Found(*results)
+
+
 def _gradients(grad_loss: tf.Tensor, call: Call) -> tuple[Grads, Grads]:
     _, *unit_grads = call.outputs
     biases = [tensor for tensor in call.optional if tensor is not None]
-    grad_rows, grad_inputs, grad_biases = operations().fastneg_sampled_softmax_grad(
-        grad_loss,
-        *unit_grads,
-        *call.required,
-        biases,
-        remove_accidental_hits=call.attribute("remove_accidental_hits"),
-    )
+    hits = call.attribute("remove_accidental_hits")
+    if is_custom_call(call.outputs[0]):
+        grad_rows, grad_inputs, grad_biases = _grad_in_xla(grad_loss, call, biases, hits)
+    else:
+        grad_rows, grad_inputs, grad_biases = operations().fastneg_sampled_softmax_grad(
+            grad_loss, *unit_grads, *call.required, biases, remove_accidental_hits=hits
+        )
     return [grad_rows, grad_inputs, None, None, None, None], [grad_biases if biases else None]
 
 
-def _unit_shapes(call: Call) -> list[Any]:
-    rows, inputs = call.required[:2]
-    return [rows.shape, inputs.shape, [0] if call.optional[0] is None else rows.shape[:1]]
+def _grad_in_xla(
+    grad_loss: tf.Tensor, call: Call, biases: list[tf.Tensor], remove_accidental_hits: bool
+) -> list[tf.Tensor]:
+    attributes = {"remove_accidental_hits": remove_accidental_hits, "num_biases": len(biases)}
+    _, unit_rows, unit_inputs, unit_biases = call.outputs
+    dtype = call.required[0].dtype
+    return custom_call(
+        Description("Fastneg>SampledSoftmaxGrad", attributes, {}),
+        [grad_loss, unit_rows, unit_inputs, unit_biases, *call.required, *biases],
+        [
+            Result(dtype, sizes(unit_rows)),
+            Result(dtype, sizes(unit_inputs)),
+            Result(grad_loss.dtype, sizes(unit_biases)),
+        ],
+        xla.platforms("sampled_softmax"),
+    )
+
+
+def _output_shapes(call: Call) -> list[Shape]:
+    table_rows, inputs = call.required[:2]
+    return [
+        rows(inputs),
+        sizes(table_rows),
+        sizes(inputs),
+        [0] if call.optional[0] is None else rows(table_rows),
+    ]
 
 
 _loss = FusedLoss(
-    "Fastneg>SampledSoftmax",
+    "sampled_softmax",
     _gradients,
-    _unit_shapes,
+    _output_shapes,
+    inputs={
+        "rows": 2,
+        "inputs": 2,
+        "label_rows": 2,
+        "sampled_rows": 1,
+        "true_expected_count": 2,
+        "sampled_expected_count": 1,
+    },
     attributes=("remove_accidental_hits",),
     optional_inputs={"num_biases": True},
 )

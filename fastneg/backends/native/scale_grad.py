@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from fastneg import _tensorflow
 from fastneg.backends import autodiff
+from fastneg.backends.native.custom_call import is_custom_call
 from fastneg.backends.native.library import operations
 
 
@@ -20,7 +21,23 @@ def scale_grad(
         if not tf.executing_eagerly():
             unit_grads = autodiff.undifferentiable(*unit_grads)
         return [tf.cast(scale * grad, dtype) for grad in unit_grads]
+    if _come_from_xla(unit_grads):
+        return [tf.cast(_scaled(scale, grad), dtype) for grad in unit_grads]
     return list(operations().fastneg_scale_grad(scale=scale, unit_grads=unit_grads, T=dtype))
+
+
+def _scaled(scale: tf.Tensor, unit_grad: tf.Tensor) -> tf.Tensor:
+    """Plain operations, which XLA fuses with what uses the gradient."""
+    message = str(autodiff.second_derivative_error())
+    unit_grad = tf.raw_ops.PreventGradient(input=unit_grad, message=message)
+    # Not 0 times the gradient: a loss that does not count has gradient 0 whatever its value is.
+    return tf.where(scale == 0, tf.zeros_like(unit_grad), scale * unit_grad)
+
+
+def _come_from_xla(unit_grads: Sequence[tf.Tensor]) -> bool:
+    if tf.executing_eagerly():
+        return any(not grad.device.endswith("CPU:0") for grad in unit_grads)
+    return any(is_custom_call(grad) for grad in unit_grads)
 
 
 @tf.RegisterGradient("Fastneg>ScaleGrad")  # type: ignore[untyped-decorator]

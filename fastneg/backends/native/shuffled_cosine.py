@@ -1,13 +1,14 @@
 """The native `negative_cosine_loss`: the operation, its gradient, and the permutations it draws."""
 
-from typing import Any
-
 import tensorflow as tf
 
 from fastneg.arguments.shuffled_cosine import ShuffledCosineArguments
-from fastneg.backends.native.fused_loss import Call, FusedLoss, Grads, scalars
+from fastneg.backends.native import xla
+from fastneg.backends.native.custom_call import Description, Result, custom_call
+from fastneg.backends.native.fused_loss import Call, FusedLoss, Grads
 from fastneg.backends.native.library import operations
 from fastneg.backends.native.scale_grad import scale_grad
+from fastneg.backends.native.sizes import Shape, Size, sizes
 
 
 def shuffled_cosine(arguments: ShuffledCosineArguments) -> tf.Tensor:
@@ -18,9 +19,10 @@ def shuffled_cosine(arguments: ShuffledCosineArguments) -> tf.Tensor:
             arguments.query,
             arguments.doc,
             arguments.permutations,
-            *scalars([arguments.gamma], arguments.query.dtype),
+            arguments.gamma,
         ],
         [arguments.candidate_sampling_probability, arguments.candidate_ids],
+        dtype=arguments.query.dtype,
         differentiable=[0, 1, 3] if with_scalar_grad else [0, 1],
         with_scalar_grad=with_scalar_grad,
     )
@@ -36,8 +38,24 @@ def random_permutations(count: int, size: tf.Tensor, seed: int | None) -> tf.Ten
         seed=graph_seed or 0,
         seed2=op_seed or 0,
     )
+    if xla.is_the_way("random_permutations"):
+        return _permutations_in_xla(count, seeds, size)
     permutations = operations().fastneg_random_permutations(seeds=seeds, size=size)
     permutations.set_shape([count, None])
+    return permutations
+
+
+def _permutations_in_xla(count: int, seeds: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
+    # A size that is not known yet is that of a tensor, if only of one without elements.
+    static_size = tf.get_static_value(size)
+    rows = tf.zeros([size, 0], tf.bool)
+    (permutations,) = custom_call(
+        Description("Fastneg>RandomPermutations", {}, {}),
+        [seeds, size],
+        [Result(tf.int32, [count, Size(rows, 0) if static_size is None else int(static_size)])],
+        xla.platforms("random_permutations"),
+        witnesses=[rows],
+    )
     return permutations
 
 
@@ -52,15 +70,16 @@ def _gradients(grad_loss: tf.Tensor, call: Call) -> tuple[Grads, Grads]:
     return [*grads, None, grad_gamma], [None, None]
 
 
-def _unit_shapes(call: Call) -> list[Any]:
+def _output_shapes(call: Call) -> list[Shape]:
     query, doc = call.required[:2]
-    return [query.shape, doc.shape, [3] if call.attribute("with_scalar_grad") else [0]]
+    return [[], sizes(query), sizes(doc), [3] if call.attribute("with_scalar_grad") else [0]]
 
 
 _loss = FusedLoss(
-    "Fastneg>ShuffledCosine",
+    "shuffled_cosine",
     _gradients,
-    _unit_shapes,
+    _output_shapes,
+    inputs={"query": 2, "doc": 2, "permutations": 2, "gamma": 0},
     attributes=("with_scalar_grad",),
     optional_inputs={"num_sampling_probabilities": False, "num_candidate_ids": False},
 )

@@ -1,12 +1,11 @@
 """The native `support_vector_guided_softmax_loss`: the operation and its gradient."""
 
-from typing import Any
-
 import tensorflow as tf
 
 from fastneg.arguments.sv_softmax import SvSoftmaxArguments
-from fastneg.backends.native.fused_loss import Call, FusedLoss, Grads, reshaped, scalars
+from fastneg.backends.native.fused_loss import Call, FusedLoss, Grads, reshaped
 from fastneg.backends.native.scale_grad import scale_grad
+from fastneg.backends.native.sizes import Shape, rows, sizes
 
 
 def sv_softmax(arguments: SvSoftmaxArguments) -> tf.Tensor:
@@ -17,9 +16,10 @@ def sv_softmax(arguments: SvSoftmaxArguments) -> tf.Tensor:
         [
             arguments.pos_score,
             arguments.neg_scores,
-            *scalars(numbers, arguments.neg_scores.dtype),
+            *numbers,
         ],
         [arguments.weights],
+        dtype=arguments.neg_scores.dtype,
         differentiable=[0, 1, *scalar_places],
         with_scalar_grad=bool(scalar_places),
     )
@@ -37,20 +37,29 @@ def _gradients(grad_loss: tf.Tensor, call: Call) -> tuple[Grads, Grads]:
     return [reshaped(grad_pos, pos_score), grad_neg, *grad_scalars, None], [grad_weights]
 
 
-def _unit_shapes(call: Call) -> list[Any]:
-    pos_score, neg_scores = call.required[:2]
+def _output_shapes(call: Call) -> list[Shape]:
+    neg_scores = call.required[1]
     return [
-        pos_score.shape[:1],
-        neg_scores.shape,
-        [0] if call.optional[0] is None else pos_score.shape[:1],
+        [],
+        rows(neg_scores),
+        sizes(neg_scores),
+        [0] if call.optional[0] is None else rows(neg_scores),
         [3] if call.attribute("with_scalar_grad") else [0],
     ]
 
 
 _loss = FusedLoss(
-    "Fastneg>SvSoftmax",
+    "sv_softmax",
     _gradients,
-    _unit_shapes,
+    _output_shapes,
+    inputs={
+        "pos_score": None,
+        "neg_scores": 2,
+        "smooth": 0,
+        "margin": 0,
+        "t": 0,
+        "threshold": 0,
+    },
     attributes=("with_scalar_grad",),
     optional_inputs={"num_weights": True},
 )

@@ -1,0 +1,37 @@
+"""The C functions of `libfastneg.so`, which knows no framework."""
+
+import ctypes
+import functools
+from pathlib import Path
+
+FOLDER = Path(__file__).parents[2]
+PATH = FOLDER / "libfastneg.so"
+
+
+@functools.cache
+def symbols() -> ctypes.CDLL:
+    """Loads the library.
+
+    Raises:
+        OSError: It is not there, or does not load.
+    """
+    library = ctypes.CDLL(str(PATH))
+    for function in (
+        "FastnegActiveIsa",
+        "FastnegLoadCuda",
+        "FastnegNumThreadsReason",
+        "FastnegRegisterXlaHandler",
+        "FastnegUnavailableRequestedIsa",
+    ):
+        getattr(library, function).restype = ctypes.c_char_p
+    library.FastnegAvailableIsas.restype = ctypes.POINTER(ctypes.c_char_p)
+    library.FastnegNumThreads.restype = ctypes.c_int
+    library.FastnegSetIntraOpThreads.argtypes = [ctypes.c_int]
+    library.FastnegLoadCuda.argtypes = [ctypes.c_char_p]
+    library.FastnegRegisterXlaHandler.argtypes = [
+        ctypes.c_void_p,
+        ctypes.c_char_p,
+        ctypes.c_char_p,
+        ctypes.c_bool,
+    ]
+    return library
