@@ -7,6 +7,7 @@ NumPy only; the losses then raise an ``ImportError`` that says what is missing.
 
 import importlib
 import importlib.util
+import sys
 from typing import Any
 
 from fastneg.version import __version__
@@ -16,6 +17,7 @@ __all__ = [
     "__version__",
     "build_info",
     "layers",
+    "losses",
     "negative_cosine_loss",
     "pairwise_loss",
     "reference",
@@ -37,7 +39,7 @@ if importlib.util.find_spec("tensorflow") is None:
         raise AttributeError(f"module 'fastneg' has no attribute {name!r}")
 
 else:
-    from fastneg import reference
+    from fastneg import losses, reference
     from fastneg.backends import BackendUnavailableError, register_operations
     from fastneg.config import build_info, show_config, use_backend
     from fastneg.losses.pairwise_logistic import pairwise_loss
@@ -48,8 +50,15 @@ else:
 
     register_operations()
 
-    def __getattr__(name: str) -> Any:
-        # Keras takes its time to import, and not every program uses it.
-        if name == "layers":
-            return importlib.import_module("fastneg.layers")
-        raise AttributeError(f"module 'fastneg' has no attribute {name!r}")
+    # Keras loads a saved model only if the classes of its layers are registered. TensorFlow has
+    # imported Keras by now, unless TF_USE_LEGACY_KERAS says not to: then this waits for the first
+    # use, because Keras takes its time to import.
+    _keras = sys.modules.get("keras")
+    if _keras is not None and _keras.backend.backend() == "tensorflow":
+        from fastneg import layers
+    else:
+
+        def __getattr__(name: str) -> Any:
+            if name == "layers":
+                return importlib.import_module("fastneg.layers")
+            raise AttributeError(f"module 'fastneg' has no attribute {name!r}")

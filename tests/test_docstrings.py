@@ -2,6 +2,7 @@
 
 import doctest
 
+import keras
 import pytest
 import tensorflow as tf
 
@@ -20,7 +21,10 @@ from fastneg import config
         fastneg.use_backend,
         fastneg.layers.NegativeCosineLayer,
         fastneg.layers.NegativeMiningSoftmaxLoss,
+        fastneg.layers.SampledSoftmaxEmbedding,
         fastneg.layers.SampledSoftmaxLayer,
+        fastneg.losses.OutputLoss,
+        fastneg.losses.PairwiseLoss,
     ],
     ids=lambda value: value.__name__,
 )
@@ -28,7 +32,7 @@ def test_examples(monkeypatch: pytest.MonkeyPatch, documented: object) -> None:
     monkeypatch.setattr(config, "_default", None)
     monkeypatch.setattr(config, "_resolved", None)
     tests = doctest.DocTestFinder(recurse=False).find(
-        documented, globs={"fastneg": fastneg, "tf": tf}
+        documented, globs={"fastneg": fastneg, "keras": keras, "tf": tf}
     )
     assert sum(len(test.examples) for test in tests) > 0
     runner = doctest.DocTestRunner()

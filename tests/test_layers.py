@@ -1,6 +1,8 @@
-"""The losses as Keras layers: values, symbolic inputs, training, saving, dtypes."""
+"""The losses as Keras layers: values, symbolic inputs, options, dtypes."""
 
-import pathlib
+import inspect
+import itertools
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -11,86 +13,36 @@ import pytest
 import tensorflow as tf
 
 import fastneg
-from fastneg.layers import NegativeCosineLayer, NegativeMiningSoftmaxLoss, SampledSoftmaxLayer
+from fastneg.layers import (
+    NegativeCosineLayer,
+    NegativeMiningSoftmaxLoss,
+    SampledSoftmaxEmbedding,
+    SampledSoftmaxLayer,
+)
 
 BATCH, DIM = 32, 6
 
 
-def _towers(dtype: str = "float32") -> tuple[list[Any], list[Any]]:
-    inputs = [keras.Input([3], name=name) for name in ("query", "doc")]
-    embeddings = [keras.layers.Dense(DIM, dtype=dtype)(tensor) for tensor in inputs]
-    return inputs, embeddings
+def _two(dtype: str) -> list[tf.Tensor]:
+    return [tf.ones([BATCH, DIM], dtype), tf.ones([BATCH, DIM], dtype)]
 
 
-def _mining_model(dtype: str = "float32", **options: Any) -> keras.Model:
-    inputs, embeddings = _towers(dtype)
-    labels = keras.Input([], name="labels")
-    weights = keras.Input([], name="weights")
-    layer = NegativeMiningSoftmaxLoss(num_negative_samples=3, gamma=5.0, seed=3, **options)
-    loss = layer(embeddings, labels, sample_weight=weights)
-    return keras.Model([*inputs, labels, weights], loss)
-
-
-def _cosine_model(dtype: str = "float32", **options: Any) -> keras.Model:
-    inputs, embeddings = _towers(dtype)
-    loss = NegativeCosineLayer(NEG=3, seed=3, **options)(embeddings)
-    model = keras.Model(inputs, loss)
-    return model
-
-
-@keras.saving.register_keras_serializable(package="fastneg_tests")
-class Table(keras.layers.Layer):
-    """A trainable table as a layer: its output, [V, D], does not depend on its input."""
-
-    def __init__(self, num_rows: int, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.num_rows = num_rows
-        self.table = self.add_weight(shape=(num_rows, DIM), name="table")
-
-    def call(self, inputs: Any) -> Any:
-        return tf.convert_to_tensor(self.table)
-
-    def compute_output_spec(self, inputs: Any) -> keras.KerasTensor:
-        return keras.KerasTensor((self.num_rows, DIM), dtype=self.compute_dtype)
-
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "num_rows": self.num_rows}
-
-
-def _sampled_model(dtype: str = "float32", **options: Any) -> keras.Model:
-    query = keras.Input([3], name="query")
-    labels = keras.Input([1], dtype="int32", name="labels")
-    table = Table(40, dtype=dtype)(query)
-    layer = SampledSoftmaxLayer(num_sampled=10, seed=3, **options)
-    losses = layer([table, keras.layers.Dense(DIM, dtype=dtype)(query), labels])
-    return keras.Model([query, labels], losses)
-
-
-def _features(count: int) -> list[np.ndarray]:
-    rng = np.random.default_rng(0)
-    query = rng.normal(size=(BATCH, 3)).astype(np.float32)
-    doc = (query + 0.1 * rng.normal(size=(BATCH, 3))).astype(np.float32)
-    labels = (rng.random(BATCH) < 0.8).astype(np.float32)
-    weights = rng.random(BATCH).astype(np.float32)
-    if count == -1:  # A class that can be told from the query.
-        return [query, (query[:, :1] > 0).astype(np.int32)]
-    return [query, doc, labels, weights][:count]
-
-
-MODELS: dict[str, tuple[Callable[..., keras.Model], int, list[int]]] = {
-    "mining": (_mining_model, 4, []),
-    "cosine": (_cosine_model, 2, [1]),
-    "sampled": (_sampled_model, -1, [None, 1]),
+LAYERS: dict[str, Callable[[str], tuple[Any, tuple[Any, ...]]]] = {
+    "mining": lambda dtype: (
+        NegativeMiningSoftmaxLoss(3, dtype=dtype),
+        (_two(dtype), tf.ones([BATCH])),
+    ),
+    "cosine": lambda dtype: (NegativeCosineLayer(3, dtype=dtype), (_two(dtype),)),
+    "sampled": lambda dtype: (
+        SampledSoftmaxLayer(3, dtype=dtype),
+        ([tf.ones([40, DIM]), _two(dtype)[0], tf.zeros([BATCH, 1], tf.int32)],),
+    ),
+    "embedding": lambda dtype: (
+        SampledSoftmaxEmbedding(40, DIM, 3, dtype=dtype),
+        (_two(dtype)[0], tf.zeros([BATCH], tf.int32)),
+    ),
 }
-
-
-def _compile(name: str, model: keras.Model, **options: Any) -> dict[str, Any]:
-    """Compiles; returns what `fit` needs beyond the features."""
-    if name == "mining":  # The layer adds the loss by itself.
-        model.compile(keras.optimizers.Adam(0.05), **options)
-        return {}
-    model.compile(keras.optimizers.Adam(0.05), loss=lambda _, loss: keras.ops.mean(loss), **options)
-    return {"y": np.zeros(BATCH, np.float32)}
+"""A layer for embeddings of a dtype, with arguments of its call."""
 
 
 def test_value_of_negative_cosine_layer(backend: str) -> None:
@@ -168,49 +120,31 @@ def test_table_of_unknown_size_is_refused() -> None:
         call(tf.ones([50, DIM]))
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", LAYERS)
 def test_symbolic_output(name: str) -> None:
-    make, _, shape = MODELS[name]
-    for dtype, expected in (("float32", "float32"), ("float64", "float64"), ("bfloat16",) * 2):
-        output = make(dtype).outputs[0]
-        assert list(output.shape) == shape
-        assert output.dtype == ("float32" if expected == "bfloat16" else expected)
-
-
-@pytest.mark.parametrize("jit_compile", ["auto", False, True])
-@pytest.mark.parametrize("name", MODELS)
-def test_fit(backend: str, name: str, jit_compile: Any) -> None:
-    keras.utils.set_random_seed(1)
-    make, num_features, _ = MODELS[name]
-    model = make()
-    more = _compile(name, model, jit_compile=jit_compile)
-    history = model.fit(
-        _features(num_features), **more, epochs=12, batch_size=BATCH, verbose=0
-    ).history["loss"]
-    assert history[-1] < 0.8 * history[0]
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_save_and_load(name: str, tmp_path: pathlib.Path) -> None:
-    make, num_features, _ = MODELS[name]
-    model = make()
-    model.save(tmp_path / "model.keras")
-    loaded = keras.models.load_model(tmp_path / "model.keras")
-    assert loaded.layers[-1].get_config() == model.layers[-1].get_config()
-    features = _features(num_features)
-    results = []
-    for candidate in (model, loaded):
-        tf.random.set_seed(3)
-        results.append(float(np.ravel(candidate(features))[0]))
-    assert results[0] == results[1]
+    """Symbols, `compute_output_shape` and what is computed have the same shape and dtype."""
+    for dtype, expected in (("float32", "float32"), ("float64", "float64"), ("float16", "float32")):
+        layer, arguments = LAYERS[name](dtype)
+        result = layer(*arguments)
+        assert result.dtype == expected
+        symbols = tf.nest.map_structure(
+            lambda value: keras.KerasTensor((None, *value.shape[1:]), value.dtype), arguments
+        )
+        output = layer(*symbols)
+        assert output.dtype == expected
+        assert tf.TensorShape(output.shape).is_compatible_with(result.shape)
+        assert len(output.shape) == len(result.shape)
+        shapes = tf.nest.map_structure(lambda value: tuple(value.shape), arguments)
+        assert layer.compute_output_shape(*shapes) == tuple(result.shape)
 
 
 @pytest.mark.parametrize(
     "layer",
     [
-        NegativeMiningSoftmaxLoss(7, True, 2.0, 0.1, 1.3, 5, name="mined"),
-        NegativeCosineLayer(7, 0.3, 10.0, "batch", 5, name="shuffled"),
+        NegativeMiningSoftmaxLoss(7, True, 2.0, 0.1, 1.3, 5, True, name="mined"),
+        NegativeCosineLayer(7, 0.3, 10.0, "batch", 5, True, name="shuffled"),
         SampledSoftmaxLayer(7, False, 5, name="sampled"),
+        SampledSoftmaxEmbedding(9, 3, 7, False, 5, mask_zero=True, name="embedding"),
     ],
     ids=lambda layer: layer.name,
 )
@@ -220,6 +154,8 @@ def test_config(layer: Any) -> None:
     serialized = keras.saving.serialize_keras_object(layer)
     restored = keras.saving.deserialize_keras_object(serialized)
     assert restored.get_config() == layer.get_config()
+    parameters = inspect.signature(type(layer)).parameters.keys() - {"kwargs"}
+    assert parameters <= layer.get_config().keys()
 
 
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
@@ -236,22 +172,180 @@ def test_mixed_precision(backend: str, policy: str) -> None:
     assert loss.dtype == tf.float32
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_compute_output_shape(name: str) -> None:
-    layer = MODELS[name][0]().layers[-1]
-    shapes = [(None, DIM), (None, DIM)]
-    if name == "sampled":
-        shapes = [(40, DIM), (None, DIM), (None, 1)]
-    arguments = [shapes, (None,)] if name == "mining" else [shapes]
-    assert list(layer.compute_output_shape(*arguments)) == MODELS[name][2]
+@pytest.mark.parametrize("mask_zero", [False, True])
+def test_embedding_looks_rows_up(mask_zero: bool) -> None:
+    layer = SampledSoftmaxEmbedding(9, 3, mask_zero=mask_zero)
+    ids = tf.constant([[0, 8], [3, 3]])
+    rows = layer(ids)
+    np.testing.assert_array_equal(rows, np.asarray(layer.embeddings)[ids.numpy()])
+    mask = getattr(rows, "_keras_mask", None)
+    assert (mask is not None) == mask_zero
+    if mask_zero:
+        np.testing.assert_array_equal(mask, [[False, True], [True, True]])
+    losses = layer(tf.ones([2, 3]), labels=tf.constant([3, 8]))
+    assert getattr(losses, "_keras_mask", None) is None
 
 
-def test_lazy_attribute() -> None:
-    assert fastneg.layers.NegativeCosineLayer is NegativeCosineLayer
+def test_value_of_sampled_softmax_embedding(backend: str) -> None:
+    """TensorFlow's losses, and their mean over the rows that have a weight."""
+    rng = np.random.default_rng(0)
+    inputs = rng.normal(size=(BATCH, DIM)).astype(np.float32)
+    labels = rng.integers(0, 20, BATCH)
+    weights = rng.uniform(size=BATCH)
+    weights[:3] = 0
+    layer = SampledSoftmaxEmbedding(20, DIM, num_sampled=9, seed=3)
+    layer.build()
+    tf.random.set_seed(1)
+    losses = layer(tf.constant(inputs), labels=labels, sample_weight=weights)
+    tf.random.set_seed(1)
+    expected = tf.nn.sampled_softmax_loss(
+        layer.embeddings.value, np.zeros(20, np.float32), labels[:, None], inputs, 9, 20, seed=3
+    )
+    assert losses.shape == [BATCH, 1]
+    np.testing.assert_allclose(losses[:, 0], expected, rtol=1e-5)
+    mean = (expected * weights).numpy().sum() / (BATCH - 3)
+    np.testing.assert_allclose(layer.losses, [mean], rtol=1e-5)
+
+
+@pytest.mark.parametrize("graph", [False, True])
+@pytest.mark.parametrize("name", ["mining", "cosine"])
+def test_learnable_scale(name: str, graph: bool) -> None:
+    """The loss is that of exp(weight), and differentiated by the weight."""
+    users, items = (tf.constant(value) for value in np.random.default_rng(0).normal(size=(2, 2, 5)))
+    if name == "mining":  # With two rows there is one shift.
+        layer = NegativeMiningSoftmaxLoss(1, gamma=4.0, learnable_gamma=True, dtype="float64")
+        weight, arguments = layer.log_gamma, ((users, items), tf.ones([2]))
+
+        def expected(scale: tf.Tensor) -> tf.Tensor:
+            return fastneg.reference.softmax_loss_with_negative_mining(
+                users, items, tf.ones([2]), gamma=scale, shifts=[1]
+            )
+    else:  # One row has one permutation; its document is a negative, too.
+        layer = NegativeCosineLayer(1, scale=4.0, learnable_scale=True, dtype="float64")
+        users, items = users[:1], items[:1]
+        weight, arguments = layer.log_scale, ([users, items],)
+
+        def expected(scale: tf.Tensor) -> tf.Tensor:
+            return fastneg.reference.negative_cosine_loss(
+                users, items, scale=scale, permutations=[[0]]
+            )
+
+    assert layer.trainable_variables == [weight]
+    np.testing.assert_allclose(weight, np.log(4.0), rtol=1e-15)
+    weight.assign(1.5)
+
+    def value_and_gradient() -> tuple[tf.Tensor, tf.Tensor]:
+        with tf.GradientTape() as tape:
+            loss = tf.reshape(layer(*arguments), [])
+        return loss, tape.gradient(loss, weight.value)
+
+    loss, gradient = (tf.function(value_and_gradient) if graph else value_and_gradient)()
+    scale = tf.constant(np.exp(1.5))
+    with tf.GradientTape() as tape:
+        tape.watch(scale)
+        expected_loss = expected(scale)
+    np.testing.assert_allclose(loss, expected_loss, rtol=1e-12)
+    np.testing.assert_allclose(
+        gradient, tape.gradient(expected_loss, scale) * scale, rtol=1e-10, atol=1e-12
+    )
+
+
+def test_learnable_scale_keeps_its_precision_in_half_types() -> None:
+    layer = NegativeMiningSoftmaxLoss(3, gamma=20.0, learnable_gamma=True, dtype="bfloat16")
+    assert layer.log_gamma.dtype == "float32"
+
+
+@pytest.mark.parametrize("graph", [False, True])
+@pytest.mark.parametrize("rows", [0, 1, 2, 3, 4, 5])
+def test_small_batch_gets_fewer_negatives(backend: str, rows: int, graph: bool) -> None:
+    """With K = 4; the shifts are the first ones of those that a larger batch would get."""
+    rng = np.random.default_rng(rows)
+    users, items = rng.normal(size=(2, rows, DIM))
+    weights = rng.uniform(0.5, 1.0, (rows, 1))
+    ids, probabilities = np.arange(rows) % 3, rng.uniform(size=rows)
+    layer = NegativeMiningSoftmaxLoss(4, gamma=5.0, seed=3)
+
+    def call(users: Any, items: Any, *others: Any) -> Any:
+        with tf.GradientTape() as tape:
+            tape.watch([users, items])
+            loss = layer((users, items), *others)
+        return loss, *tape.gradient(loss, [users, items])
+
+    arguments = [
+        tf.constant(value) for value in (users, items, np.ones(rows), weights, probabilities, ids)
+    ]
+    if graph:
+        specs = [tf.TensorSpec([None, *value.shape[1:]], value.dtype) for value in arguments]
+        call = tf.function(call, input_signature=specs)
+    tf.random.set_seed(1)
+    loss, grad_users, grad_items = call(*arguments)
+    if rows < 2:
+        assert loss == 0
+        assert grad_users.shape == grad_items.shape == (rows, DIM)
+        np.testing.assert_array_equal(grad_users, np.zeros([rows, DIM]))
+        return
+    num_negatives = min(4, rows - 1)
+    expected = [
+        oracle.rolled_softmax(
+            users, items, np.ones(rows), shifts, weights=weights[:, 0], gamma=5.0,
+            candidate_sampling_probability=probabilities, candidate_ids=ids,
+        )
+        for shifts in itertools.combinations_with_replacement(range(1, rows), num_negatives)
+    ]  # fmt: skip
+    matching = [one for one in expected if np.isclose(one.loss, loss, rtol=1e-9, atol=0)]
+    assert matching
+    np.testing.assert_allclose(grad_users, matching[0].grad_user, rtol=1e-7, atol=1e-12)
+    np.testing.assert_allclose(grad_items, matching[0].grad_item, rtol=1e-7, atol=1e-12)
+
+
+def test_sizes_that_disagree_are_refused_in_small_batches() -> None:
+    layer = NegativeMiningSoftmaxLoss(4)
+    spec = tf.TensorSpec([None, 3])
+    call = tf.function(
+        lambda users, items: layer((users, items), tf.ones(tf.shape(users)[:1])),
+        input_signature=[spec, spec],
+    )
+    for sizes in ((1, 2), (2, 1), (3, 5)):
+        with pytest.raises(tf.errors.InvalidArgumentError):
+            call(*(tf.ones([size, 3]) for size in sizes))
+
+
+@pytest.mark.parametrize("value", [tf.Variable(3.0), keras.Variable(3.0), tf.constant(3.0), "3"])
+@pytest.mark.parametrize("name", ["gamma", "margin", "t"])
+def test_options_must_be_numbers(name: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=f"`{name}` must be a number"):
+        NegativeMiningSoftmaxLoss(**{name: value})
+    if name == "t":
+        with pytest.raises(ValueError, match="`t` must be a number"):
+            NegativeCosineLayer(3, t=value)
+
+
+def test_numpy_numbers_can_be_saved() -> None:
+    layer = NegativeMiningSoftmaxLoss(gamma=np.float32(2.0), margin=np.array(0.5), t=True)
+    assert json.loads(json.dumps(layer.get_config()["gamma"])) == 2.0
+    assert isinstance(layer.margin, float)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_options_are_fixed_once_the_layer_was_called(name: str) -> None:
+    layer, arguments = LAYERS[name]("float32")
+    layer.seed = 7
+    layer(*arguments)
+    for option in layer.OPTIONS:
+        with pytest.raises(AttributeError, match=f"`{option}` must be set before the layer"):
+            setattr(layer, option, getattr(layer, option))
+    layer.trainable = False
 
 
 def test_bad_arguments_are_named() -> None:
+    two = [tf.ones([4, 2]), tf.ones([4, 2])]
     with pytest.raises(ValueError, match="`num_negatives` must be at least 1"):
-        NegativeCosineLayer(0)([tf.ones([4, 2]), tf.ones([4, 2])])
-    with pytest.raises(ValueError, match="`num_negative_samples` must be at least 1 and less"):
-        NegativeMiningSoftmaxLoss(4)((tf.ones([4, 2]), tf.ones([4, 2])), tf.ones([4]))
+        NegativeCosineLayer(0)(two)
+    with pytest.raises(ValueError, match="`num_negative_samples` must be at least 1"):
+        NegativeMiningSoftmaxLoss(0)(two, tf.ones([4]))
+    with pytest.raises(ValueError, match="`gamma` must be a finite number"):
+        NegativeMiningSoftmaxLoss(gamma=float("nan"))
+    with pytest.raises(ValueError, match="`gamma` must be greater than 0 with `learnable_gamma`"):
+        NegativeMiningSoftmaxLoss(gamma=-1.0, learnable_gamma=True)
+    with pytest.raises(ValueError, match="`sample_weight` must have shape"):
+        SampledSoftmaxEmbedding(9, 2)(two[0], labels=[1, 2, 3, 4], sample_weight=[1.0])

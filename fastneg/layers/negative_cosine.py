@@ -1,12 +1,12 @@
 """NegativeCosineLayer: a query against its own document and shuffled ones."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 import tensorflow as tf
 
-from fastneg.layers.common import LossLayer
+from fastneg.layers.common import LossLayer, loss_spec
 from fastneg.losses.shuffled_cosine import negative_cosine_loss
 
 
@@ -17,10 +17,11 @@ class NegativeCosineLayer(LossLayer):
     Args:
         NEG: Number of negatives per query, at least 1.
         t: Temperature, a number other than 0.
-        scale: Factor of the cosines, a number.
+        scale: Factor of the cosines, a number; the first value of a learnable one.
         normalize: "candidates", or "batch" for the arithmetic of the published layer; the function
             explains both.
         seed: Makes the sequence of drawn permutations repeatable.
+        learnable_scale: Whether the scale is trained, as exp of the layer's weight `log_scale`.
         **kwargs: As for every Keras layer.
 
     Call arguments:
@@ -31,11 +32,27 @@ class NegativeCosineLayer(LossLayer):
     Returns:
         The loss, [1].
 
+    A model whose output this is takes `fastneg.losses.OutputLoss()` as its loss. The loss is a mean
+    over rows, so that no `sample_weight` of `fit` can reach them.
+
     Example:
         >>> layer = fastneg.layers.NegativeCosineLayer(NEG=3)
         >>> layer([tf.random.normal([8, 4]), tf.random.normal([8, 4])]).shape
         TensorShape([1])
     """
+
+    OPTIONS: ClassVar[tuple[str, ...]] = (
+        "NEG",
+        "t",
+        "scale",
+        "normalize",
+        "seed",
+        "learnable_scale",
+    )
+    NUMBERS: ClassVar[dict[str, str]] = {
+        "t": "`learnable_scale=True` trains the scale of the cosines over it.",
+        "scale": "`learnable_scale=True` trains it; its logarithm is the weight `log_scale`.",
+    }
 
     def __init__(
         self,
@@ -44,15 +61,18 @@ class NegativeCosineLayer(LossLayer):
         scale: float = 20.0,
         normalize: str = "candidates",
         seed: int | None = None,
+        learnable_scale: bool = False,
         **kwargs: Any,
     ) -> None:
-        """Stores the parameters, which are checked when the layer is called."""
+        """Stores the options; all but the numbers are checked when the layer is called."""
         super().__init__(**kwargs)
         self.NEG = NEG
         self.t = t
         self.scale = scale
         self.normalize = normalize
         self.seed = seed
+        self.learnable_scale = learnable_scale
+        self.log_scale = self.add_learnable_scale("scale", self.scale) if learnable_scale else None
 
     def call(
         self,
@@ -67,7 +87,7 @@ class NegativeCosineLayer(LossLayer):
             doc,
             self.NEG,
             t=self.t,
-            scale=self.scale,
+            scale=self.scale if self.log_scale is None else tf.exp(self.log_scale),
             normalize=self.normalize,
             seed=self.seed,
             candidate_sampling_probability=candidate_sampling_probability,
@@ -81,15 +101,4 @@ class NegativeCosineLayer(LossLayer):
 
     def compute_output_spec(self, inputs: Sequence[Any], *_: Any, **__: Any) -> keras.KerasTensor:
         """Returns the loss as a symbol."""
-        return self.loss_spec((1,), inputs[0])
-
-    def get_config(self) -> dict[str, Any]:
-        """Returns what the constructor takes."""
-        return {
-            **super().get_config(),
-            "NEG": self.NEG,
-            "t": self.t,
-            "scale": self.scale,
-            "normalize": self.normalize,
-            "seed": self.seed,
-        }
+        return loss_spec((1,), inputs[0])

@@ -1,28 +1,40 @@
 """NegativeMiningSoftmaxLoss: the rolled SV-softmax loss inside a model."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 import tensorflow as tf
 
-from fastneg.layers.common import LossLayer
+from fastneg.layers.common import LossLayer, loss_spec
+from fastneg.layers.small_batches import limit_negatives
 from fastneg.losses.rolled_softmax import softmax_loss_with_negative_mining
+
+_IN_A_LAYER_OF_YOUR_OWN = (
+    "To train or change it, call `fastneg.softmax_loss_with_negative_mining` in a layer or model "
+    "that owns the variable."
+)
 
 
 @keras.saving.register_keras_serializable(package="fastneg")
 class NegativeMiningSoftmaxLoss(LossLayer):
     """`fastneg.softmax_loss_with_negative_mining` as a layer that adds the loss to its model.
 
-    A model with this layer is compiled without a loss: `model.compile(optimizer)`.
+    A model with this layer is compiled without a loss: `model.compile(optimizer)`. Keras hands the
+    `sample_weight` of `fit` to losses of `compile` only: here weights are an input of the model,
+    which gives it to the layer as `sample_weight`.
+
+    The last batch of an epoch may be a small one. Each row of a batch of B rows gets at most B - 1
+    negatives; a batch of a single row, which has none, has loss 0.
 
     Args:
-        num_negative_samples: Negatives per row, at least 1 and less than the batch size.
+        num_negative_samples: Negatives per row, at least 1. In a small batch they are fewer.
         embed_normed: Whether the embeddings are L2-normalised already.
-        gamma: Scale of the logits, a number.
+        gamma: Scale of the logits, a number; the first value of a learnable one.
         margin: Subtracted from the positive's cosine, a number.
         t: Emphasis of hard negatives, a number; 1 for none.
         seed: Makes the sequence of drawn shifts repeatable.
+        learnable_gamma: Whether gamma is trained, as exp of the layer's weight `log_gamma`.
         **kwargs: As for every Keras layer.
 
     Call arguments:
@@ -42,6 +54,21 @@ class NegativeMiningSoftmaxLoss(LossLayer):
         TensorShape([])
     """
 
+    OPTIONS: ClassVar[tuple[str, ...]] = (
+        "num_negative_samples",
+        "embed_normed",
+        "gamma",
+        "margin",
+        "t",
+        "seed",
+        "learnable_gamma",
+    )
+    NUMBERS: ClassVar[dict[str, str]] = {
+        "gamma": "`learnable_gamma=True` trains it; its logarithm is the weight `log_gamma`.",
+        "margin": _IN_A_LAYER_OF_YOUR_OWN,
+        "t": _IN_A_LAYER_OF_YOUR_OWN,
+    }
+
     def __init__(
         self,
         num_negative_samples: int = 4,
@@ -50,9 +77,10 @@ class NegativeMiningSoftmaxLoss(LossLayer):
         margin: float = 0.0,
         t: float = 1.0,
         seed: int | None = None,
+        learnable_gamma: bool = False,
         **kwargs: Any,
     ) -> None:
-        """Stores the parameters, which are checked when the layer is called."""
+        """Stores the options; all but the numbers are checked when the layer is called."""
         super().__init__(**kwargs)
         self.num_negative_samples = num_negative_samples
         self.embed_normed = embed_normed
@@ -60,6 +88,8 @@ class NegativeMiningSoftmaxLoss(LossLayer):
         self.margin = margin
         self.t = t
         self.seed = seed
+        self.learnable_gamma = learnable_gamma
+        self.log_gamma = self.add_learnable_scale("gamma", self.gamma) if learnable_gamma else None
 
     def call(
         self,
@@ -71,19 +101,21 @@ class NegativeMiningSoftmaxLoss(LossLayer):
     ) -> tf.Tensor:
         """Adds the loss to the model and returns it."""
         user_emb, item_emb = inputs
+        arguments = {
+            "user_emb": user_emb,
+            "item_emb": item_emb,
+            "labels": labels,
+            "weights": 1.0 if sample_weight is None else sample_weight,
+            "candidate_sampling_probability": candidate_sampling_probability,
+            "candidate_ids": candidate_ids,
+        }
         loss = softmax_loss_with_negative_mining(
-            user_emb,
-            item_emb,
-            labels,
-            self.num_negative_samples,
+            **limit_negatives(self.num_negative_samples, self.seed, arguments),
             embed_normed=self.embed_normed,
-            weights=1.0 if sample_weight is None else sample_weight,
-            gamma=self.gamma,
+            gamma=self.gamma if self.log_gamma is None else tf.exp(self.log_gamma),
             margin=self.margin,
             t=self.t,
             seed=self.seed,
-            candidate_sampling_probability=candidate_sampling_probability,
-            candidate_ids=candidate_ids,
         )
         self.add_loss(loss)
         return loss
@@ -94,16 +126,4 @@ class NegativeMiningSoftmaxLoss(LossLayer):
 
     def compute_output_spec(self, inputs: Sequence[Any], *_: Any, **__: Any) -> keras.KerasTensor:
         """Returns the loss as a symbol."""
-        return self.loss_spec((), inputs[0])
-
-    def get_config(self) -> dict[str, Any]:
-        """Returns what the constructor takes."""
-        return {
-            **super().get_config(),
-            "num_negative_samples": self.num_negative_samples,
-            "embed_normed": self.embed_normed,
-            "gamma": self.gamma,
-            "margin": self.margin,
-            "t": self.t,
-            "seed": self.seed,
-        }
+        return loss_spec((), inputs[0])

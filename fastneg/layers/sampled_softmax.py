@@ -1,12 +1,12 @@
 """SampledSoftmaxLayer: a softmax over many classes, estimated on a few sampled ones."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 import tensorflow as tf
 
-from fastneg.layers.common import LossLayer
+from fastneg.layers.common import LossLayer, loss_spec
 from fastneg.losses.sampled_softmax import sampled_softmax_loss
 
 
@@ -15,6 +15,12 @@ class SampledSoftmaxLayer(LossLayer):
     """`fastneg.sampled_softmax_loss` as a layer, [embeddings, inputs, label_idx] -> [B, 1].
 
     The published layer carries a bias of zeros, a number for each class; this one needs none.
+
+    In the `call` of a layer or model of yours the table may be a variable, also that of another
+    layer. In a functional model it has to be the output of a layer: Keras would write any other
+    table into the configuration of the model, and a loaded model would train that copy. There
+    `fastneg.layers.SampledSoftmaxEmbedding` takes the place of this layer and of the
+    `keras.layers.Embedding` that has the table.
 
     Args:
         num_sampled: Sampled classes per batch, at least 1 and at most the number of classes.
@@ -29,7 +35,8 @@ class SampledSoftmaxLayer(LossLayer):
             gradient then is a `tf.IndexedSlices` over the rows that were touched.
 
     Returns:
-        The losses, [B, 1].
+        The losses, [B, 1]. A model whose output they are takes `fastneg.losses.OutputLoss()` as its
+        loss.
 
     Example:
         >>> layer = fastneg.layers.SampledSoftmaxLayer(num_sampled=10)
@@ -38,6 +45,8 @@ class SampledSoftmaxLayer(LossLayer):
         TensorShape([4, 1])
     """
 
+    OPTIONS: ClassVar[tuple[str, ...]] = ("num_sampled", "remove_accidental_hits", "seed")
+
     def __init__(
         self,
         num_sampled: int = 5,
@@ -45,11 +54,27 @@ class SampledSoftmaxLayer(LossLayer):
         seed: int | None = None,
         **kwargs: Any,
     ) -> None:
-        """Stores the parameters, which are checked when the layer is called."""
+        """Stores the options, which are checked when the layer is called."""
         super().__init__(**kwargs)
         self.num_sampled = num_sampled
         self.remove_accidental_hits = remove_accidental_hits
         self.seed = seed
+
+    def __call__(self, inputs: Sequence[Any], **kwargs: Any) -> Any:
+        """Calls the layer with a table that a saved model can have."""
+        embeddings, *others = inputs
+        is_symbol = isinstance(embeddings, keras.KerasTensor)
+        if not is_symbol and any(isinstance(other, keras.KerasTensor) for other in others):
+            raise ValueError(
+                "`embeddings` must be the output of a layer in a functional model, where Keras "
+                "would save any other table as a constant of the model. "
+                "`fastneg.layers.SampledSoftmaxEmbedding(num_classes, embedding_dim, num_sampled)` "
+                "owns a table, looks rows up and computes this loss. "
+                f"Received: {_description(embeddings)}."
+            )
+        if isinstance(embeddings, keras.Variable):
+            embeddings = embeddings.value  # Keras would make it a tensor, which means reading it.
+        return super().__call__([embeddings, *others], **kwargs)
 
     def call(self, inputs: Sequence[Any]) -> tf.Tensor:
         """Returns the losses, [B, 1]."""
@@ -78,13 +103,8 @@ class SampledSoftmaxLayer(LossLayer):
 
     def compute_output_spec(self, inputs: Sequence[Any]) -> keras.KerasTensor:
         """Returns the losses as a symbol."""
-        return self.loss_spec((inputs[1].shape[0], 1), inputs[1])
+        return loss_spec((inputs[1].shape[0], 1), inputs[1])
 
-    def get_config(self) -> dict[str, Any]:
-        """Returns what the constructor takes."""
-        return {
-            **super().get_config(),
-            "num_sampled": self.num_sampled,
-            "remove_accidental_hits": self.remove_accidental_hits,
-            "seed": self.seed,
-        }
+
+def _description(value: Any) -> str:
+    return f"{type(value).__name__} of shape {getattr(value, 'shape', 'unknown')}"

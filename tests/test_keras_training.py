@@ -1,0 +1,162 @@
+"""Training by Keras: every loss in `compute_loss` and `train_step`, every layer, every mode."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import keras_models
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras_models import BATCH, DOC, FUNCTIONS, LABELS, MODELS, QUERY, ROWS, WEIGHTS
+
+import fastneg
+
+MODES: dict[str, dict[str, Any]] = {
+    "graph": {"jit_compile": False},
+    "eager": {"run_eagerly": True},
+    "steps": {"jit_compile": "auto", "steps_per_execution": 3},
+}
+DATA: dict[str, Any] = {"x": [QUERY, DOC], "y": LABELS, "sample_weight": WEIGHTS}
+ORDER: dict[str, Any] = {"batch_size": BATCH, "shuffle": False, "verbose": 0}
+
+
+@pytest.fixture
+def policy(request: pytest.FixtureRequest) -> Iterator[str]:
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(request.param)
+    yield request.param
+    keras.config.set_dtype_policy(before)
+
+
+def _towers(cls: type[keras_models.Towers], loss: str) -> keras_models.Towers:
+    keras.utils.set_random_seed(1)
+    model = cls(loss)
+    model([QUERY, DOC])
+    return model
+
+
+def _weights(model: keras.Model) -> list[np.ndarray]:
+    return [np.asarray(variable) for variable in model.trainable_variables]
+
+
+def _expected(
+    loss: str, epochs: int, accumulated: int = 1, batch_size: int = BATCH
+) -> list[np.ndarray]:
+    """The weights after plain gradient descent with the plain TensorFlow composition."""
+    model = _towers(keras_models.Towers, loss)
+    variables = [variable.value for variable in model.trainable_variables]
+    total: list[Any] = [0.0] * len(variables)
+    starts = range(0, ROWS, batch_size)
+    for step in range(epochs * len(starts)):
+        start = starts[step % len(starts)]
+        batch = slice(start, start + batch_size)
+        with tf.GradientTape() as tape:
+            value = FUNCTIONS[loss](
+                fastneg.reference, model, model([QUERY[batch], DOC[batch]]), LABELS[batch],
+                WEIGHTS[batch],
+            )  # fmt: skip
+        gradients = tape.gradient(value, variables, unconnected_gradients="zero")
+        total = [
+            sum_ + tf.convert_to_tensor(gradient) / accumulated
+            for sum_, gradient in zip(total, gradients, strict=True)
+        ]
+        if (step + 1) % accumulated == 0:
+            for variable, gradient in zip(variables, total, strict=True):
+                variable.assign_sub(0.1 * gradient)
+            total = [0.0] * len(variables)
+    return _weights(model)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("loss", FUNCTIONS)
+def test_function_in_compute_loss(loss: str, mode: str) -> None:
+    model = _towers(keras_models.Towers, loss)
+    model.compile(keras.optimizers.SGD(0.1), **MODES[mode])
+    model.fit(**DATA, **ORDER, epochs=2)
+    for got, expected in zip(_weights(model), _expected(loss, epochs=2), strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
+    assert np.isfinite(model.evaluate(**DATA, batch_size=BATCH, verbose=0))
+
+
+@pytest.mark.parametrize("loss", FUNCTIONS)
+def test_function_in_train_step(loss: str) -> None:
+    model = _towers(keras_models.SteppingTowers, loss)
+    model.compile(keras.optimizers.SGD(0.1))
+    model.fit(**DATA, **ORDER)
+    for got, expected in zip(_weights(model), _expected(loss, epochs=1), strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("loss", FUNCTIONS)
+def test_gradient_accumulation(loss: str) -> None:
+    model = _towers(keras_models.Towers, loss)
+    model.compile(keras.optimizers.SGD(0.1, gradient_accumulation_steps=3))
+    model.fit(**DATA, **ORDER, epochs=2)
+    for got, expected in zip(_weights(model), _expected(loss, 2, accumulated=3), strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("loss", "policy"),
+    [(loss, "mixed_float16") for loss in FUNCTIONS]
+    + [(loss, "mixed_bfloat16") for loss in ("rolled", "sampled")],
+    indirect=["policy"],
+)
+def test_function_with_mixed_precision(loss: str, policy: str) -> None:
+    model = _towers(keras_models.Towers, loss)
+    assert model([QUERY, DOC])[0].dtype == policy.removeprefix("mixed_")
+    optimizer = keras.optimizers.SGD(0.1)
+    if policy == "mixed_float16":
+        optimizer = keras.optimizers.LossScaleOptimizer(optimizer, initial_scale=64.0)
+    model.compile(optimizer)
+    model.fit(**DATA, **ORDER)
+    keras.config.set_dtype_policy("float32")
+    for got, expected in zip(_weights(model), _expected(loss, epochs=1), strict=True):
+        np.testing.assert_allclose(got, expected, atol=0.02)
+
+
+@pytest.mark.parametrize("loss", FUNCTIONS)
+def test_function_inside_xla(loss: str) -> None:
+    """In one batch: XLA takes seconds for a shape."""
+    model = _towers(keras_models.Towers, loss)
+    model.compile(keras.optimizers.SGD(0.1), jit_compile=True)
+    model.fit(**DATA, epochs=2, batch_size=ROWS, shuffle=False, verbose=0)
+    for got, expected in zip(_weights(model), _expected(loss, 2, batch_size=ROWS), strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
+
+
+def _fit(name: str, options: dict[str, Any], epochs: int = 8) -> tuple[keras.Model, list[float]]:
+    keras.utils.set_random_seed(1)
+    make, compile_arguments, data = MODELS[name]
+    model = make()
+    model.compile(keras.optimizers.SGD(0.5), **compile_arguments, **options)
+    history = model.fit(**data, **ORDER, epochs=epochs).history["loss"]
+    return model, history
+
+
+@pytest.mark.parametrize(
+    ("mode", "backend"),
+    [("graph", "native"), ("eager", "reference"), ("steps", "numba")],
+    indirect=["backend"],
+)
+@pytest.mark.parametrize("name", MODELS)
+def test_layer(name: str, mode: str, backend: str) -> None:
+    model, history = _fit(name, MODES[mode])
+    assert history[-1] < 0.9 * history[0]
+    assert np.isfinite(model.evaluate(**MODELS[name][2], batch_size=BATCH, verbose=0))
+
+
+@pytest.mark.parametrize("name", ["mining", "embedding"])
+def test_layer_inside_xla(name: str) -> None:
+    """With a small last batch, which is another shape for XLA."""
+    _, history = _fit(name, {"jit_compile": True})
+    assert history[-1] < 0.9 * history[0]
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16"], indirect=True)
+@pytest.mark.parametrize("name", MODELS)
+def test_layer_with_mixed_precision(name: str, policy: str) -> None:
+    model, history = _fit(name, {}, epochs=12)
+    assert isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
+    assert history[-1] < 0.95 * history[0]
