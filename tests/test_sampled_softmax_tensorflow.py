@@ -240,17 +240,35 @@ def test_training_step_in_xla(num_sampled: int, num_classes: int) -> None:
     assert np.all(np.isfinite(grad))
 
 
-def test_xla_cannot_raise_so_the_losses_are_nan() -> None:
+BAD_IDS = ([-1, 2], [5, 0])
+
+
+def _loss_in_xla() -> Any:
     @tf.function(jit_compile=True)
     def loss(labels: tf.Tensor, sampled: tf.Tensor) -> tf.Tensor:
         samples = (sampled, tf.ones([2, 1]), tf.ones([2]))
         return LOSS(tf.ones([5, 3]), None, labels, tf.ones([2, 3]), 2, 5, 1, samples)
 
-    good = tf.constant([1, 2], tf.int64)
+    return loss
+
+
+def test_the_composition_inside_xla_cannot_raise_so_the_losses_are_nan(reference: str) -> None:
+    loss, good = _loss_in_xla(), tf.constant([1, 2], tf.int64)
     assert np.all(np.isfinite(loss(good, good)))
-    for bad in ([-1, 2], [5, 0]):
+    for bad in BAD_IDS:
         assert np.all(np.isnan(loss(tf.constant(bad, tf.int64), good)))
         assert np.all(np.isnan(loss(good, tf.constant(bad, tf.int64))))
+
+
+@pytest.mark.parametrize("bad", BAD_IDS)
+def test_the_kernel_inside_xla_raises(native_in_xla: str, bad: list[int]) -> None:
+    loss, good = _loss_in_xla(), tf.constant([1, 2], tf.int64)
+    assert np.all(np.isfinite(loss(good, good)))
+    ids = r"must be in 0 \.\. 4, as `num_classes` says\. Received: (-1|5)\."
+    with pytest.raises(tf.errors.InvalidArgumentError, match=f"`labels` {ids}"):
+        loss(tf.constant(bad, tf.int64), good)
+    with pytest.raises(tf.errors.InvalidArgumentError, match=rf"`sampled_values\[0\]` {ids}"):
+        loss(good, tf.constant(bad, tf.int64))
 
 
 def test_training_with_keras_optimizer(fused_backend: str) -> None:

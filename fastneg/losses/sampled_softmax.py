@@ -62,7 +62,7 @@ def sampled_softmax_loss(
     Raises:
         ValueError: An argument or a static shape is wrong.
         tf.errors.InvalidArgumentError: A run-time shape is wrong, or a label or a sampled class is
-            not in 0 .. V - 1. XLA cannot raise: there the losses are NaN.
+            not in 0 .. V - 1. The composition inside XLA cannot raise: its losses are NaN.
 
     Example:
         >>> table = tf.Variable(tf.random.normal([100, 8], seed=1))
