@@ -66,7 +66,7 @@ file(GLOB kernel_sources CONFIGURE_DEPENDS csrc/core/cpu/*/*_kernels.cc csrc/cor
 # Their vectors are written out and their loops unrolled by hand. What -O3 adds to that comes from peeling, and the rest
 # of it takes the compiler half as long again.
 set(heavy_sources ${kernel_sources})
-list(FILTER heavy_sources INCLUDE REGEX "(rolled_softmax|shuffled_cosine|sampled_softmax|sv_softmax)_kernels")
+list(FILTER heavy_sources INCLUDE REGEX "(rolled_softmax|shuffled_cosine|sampled_softmax|in_batch_softmax|sv_softmax)_kernels")
 set_source_files_properties(${heavy_sources} PROPERTIES
   COMPILE_OPTIONS "$<$<AND:$<CONFIG:Release>,$<CXX_COMPILER_ID:GNU>>:-O2;-fpeel-loops>")
 

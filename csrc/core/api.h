@@ -47,6 +47,7 @@ enum class Status : int32_t {
   kIdOutOfRange,       // An id or a row index is not in the range that its argument names.
   kNoDevice,           // CUDA only: no driver or no device.
   kDeviceFailure,      // CUDA only: CUDA refused a call.
+  kInvalidOption,      // InBatchSoftmax: an option is out of its range, or one that another one excludes.
 };
 
 // One step of a parallel computation: `task(context, first_index + n)` for n = 0 .. num_tasks - 1, in any order.
@@ -318,6 +319,89 @@ Status SampledSoftmax(const SampledSoftmaxArgs& args);
 // num_threads, or 1 where handing work to other threads would take longer than it saves. Looks at sizes and requested
 // results alone.
 int WorthwhileThreads(const SampledSoftmaxArgs& args, int num_threads);
+
+enum class Reduction : int32_t { kMean, kSum, kNone };
+
+// What in_batch_softmax_loss and positive_ranks share: every query scores every candidate, <q_i, c_j>, or the cosine.
+// Row i's positive is candidate positives[i], or i. Its negatives are the candidates j that are not its positive, with
+// candidate_mask[j], score_mask[i][j], and an id other than the positive's.
+struct InBatchScoresArgs {
+  int64_t batch_size = 0;      // B, 0 <= B < 2^31.
+  int64_t num_candidates = 0;  // C, 0 < C < 2^31 unless B = 0; B <= C where positives are null.
+  int64_t embedding_dim = 0;   // D >= 0.
+
+  DType dtype = DType::kFloat32;     // Of queries and candidates: float16, bfloat16, float32 or float64.
+  const void* queries = nullptr;     // [B, D], rows query_row_stride apart, each row contiguous.
+  const void* candidates = nullptr;  // [C, D], likewise.
+  int64_t query_row_stride = 0;
+  int64_t candidate_row_stride = 0;
+  bool normalize = false;                   // Rows are L2-normalised first.
+  const int64_t* positives = nullptr;       // [B], each in 0 .. C-1; null: 0 .. B-1.
+  const int64_t* candidate_ids = nullptr;   // [C] or null.
+  const uint8_t* candidate_mask = nullptr;  // [C], 0 for false, or null.
+  const uint8_t* score_mask = nullptr;      // [B, C], dense, or null.
+
+  void* workspace = nullptr;  // Aligned to 64 bytes.
+  size_t workspace_bytes = 0;
+  Executor executor;
+
+  // Set on Status::kIdOutOfRange: the first offending index into positives.
+  int64_t* error_index = nullptr;
+};
+
+// in_batch_softmax_loss. With s_ij the scores and p = p(i):
+//
+//   z_ip = (s_ip - margin) / temperature,  l_ip = z_ip - log q_p
+//   z_ij = (s_ip - margin - s_ij < 0 ? t s_ij + t - 1 : s_ij) / temperature,  l_ij = z_ij - log q_j
+//   L_i = logsumexp l_ij - (1 - e) l_ip - e mean l_ij over the positive and the negatives that stay, or
+//   L_i = negative_weight logsumexp l_ij - l_ip over the negatives that stay (0 if there are none).
+//
+// The refined correction has l_ip = z_ip and l_ij = z_ij - log(q_j / (1 - q_p)), and multiplies L_i by the constant
+// 1 - P_i. `bidirectional` takes the mean of L_i and of the same function of the z_ji, j = 0 .. B-1.
+//
+// Buffers marked [compute] hold ComputeType(dtype). Gradients are those of `loss`, or with kNone of its sum.
+struct InBatchSoftmaxArgs : InBatchScoresArgs {
+  const void* weights = nullptr;  // w, [B] [compute], or null for 1 everywhere.
+  double temperature = 1.0;       // Positive.
+  double margin = 0.0;
+  double t = 1.0;
+  const void* sampling_probability = nullptr;  // q, [C] [compute], clipped to [1e-9, 1]; null: no correction.
+  int64_t num_hard_negatives = 0;              // Those with the largest logits stay, of equal ones the first; 0: all.
+  double label_smoothing = 0.0;                // e, 0 <= e < 1; 0 unless positive_in_softmax.
+  bool refined = false;                        // Needs probabilities, and the positive out of the softmax.
+  bool positive_in_softmax = true;
+  double negative_weight = 1.0;  // 1 where the positive is in the softmax.
+  bool bidirectional = false;    // Not with positives, num_hard_negatives or the refined correction.
+  Reduction reduction = Reduction::kMean;
+
+  void* loss = nullptr;  // [compute], one value, or [B] with kNone. Required.
+  // Optional results: null means that nobody pays for them. grad_queries and grad_candidates come together.
+  void* grad_queries = nullptr;     // [B, D] [compute], dense.
+  void* grad_candidates = nullptr;  // [C, D] [compute], dense.
+  void* grad_weights = nullptr;     // [B] [compute]; only with `weights`.
+  void* grad_scalars = nullptr;     // [3] [compute]: by temperature, margin, t; only with grad_queries.
+};
+
+// Bytes of workspace that InBatchSoftmax needs for these sizes, options, requested results and threads. Pointers are
+// only compared with null or each other. Returns 0 for what InBatchSoftmax refuses.
+size_t InBatchSoftmaxWorkspaceBytes(const InBatchSoftmaxArgs& args);
+
+Status InBatchSoftmax(const InBatchSoftmaxArgs& args);
+
+// num_threads, or 1 where handing work to other threads would take longer than it saves. Looks at sizes and requested
+// results alone.
+int WorthwhileThreads(const InBatchSoftmaxArgs& args, int num_threads);
+
+// positive_ranks: how many negatives each row's positive does not beat. It beats those with a smaller score, and those
+// behind it with an equal one; NaN beats nothing and is not beaten.
+struct PositiveRanksArgs : InBatchScoresArgs {
+  int32_t* ranks = nullptr;  // [B]
+};
+
+// As for InBatchSoftmax.
+size_t PositiveRanksWorkspaceBytes(const PositiveRanksArgs& args);
+Status PositiveRanks(const PositiveRanksArgs& args);
+int WorthwhileThreads(const PositiveRanksArgs& args, int num_threads);
 
 // Instruction sets this build holds kernels for and this machine can run, weakest first, null-terminated:
 // "baseline", "x86-64-v3", "x86-64-v4".

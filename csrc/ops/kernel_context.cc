@@ -31,6 +31,8 @@ const char* Requirement(Status status) {
       return "there must be a GPU, and a driver as new as the CUDA toolkit that fastneg was built with";
     case Status::kDeviceFailure:
       return "CUDA must accept every call";
+    case Status::kInvalidOption:
+      return "options must be in their ranges and go together";
   }
   return "unknown status";
 }

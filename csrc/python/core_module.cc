@@ -41,6 +41,7 @@ PYBIND11_MODULE(_core, m) {
   DefineRolledSoftmax(m);
   DefineShuffledCosine(m);
   DefineSampledSoftmax(m);
+  DefineInBatchSoftmax(m);
   DefineSvSoftmax(m);
   DefinePairwiseLogistic(m);
   m.def("available_isas", &Isas, "Instruction sets that this build and this machine share, weakest first.");

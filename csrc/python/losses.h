@@ -9,6 +9,7 @@ namespace fastneg {
 void DefineRolledSoftmax(pybind11::module_& m);
 void DefineShuffledCosine(pybind11::module_& m);
 void DefineSampledSoftmax(pybind11::module_& m);
+void DefineInBatchSoftmax(pybind11::module_& m);
 void DefineSvSoftmax(pybind11::module_& m);
 void DefinePairwiseLogistic(pybind11::module_& m);
 

@@ -7,13 +7,14 @@ extern const CommonKernels kCommonKernels;
 extern const GatheredKernels kRolledSoftmaxKernels;
 extern const GatheredKernels kShuffledCosineKernels;
 extern const SharedKernels kSampledSoftmaxKernels;
+extern const InBatchKernels kInBatchSoftmaxKernels;
 extern const SvSoftmaxKernels kSvSoftmaxKernels;
 extern const PairwiseKernels kPairwiseKernels;
 
 extern const KernelTable kTable;
 const KernelTable kTable = {
-    &kCommonKernels,         &kRolledSoftmaxKernels, &kShuffledCosineKernels,
-    &kSampledSoftmaxKernels, &kSvSoftmaxKernels,     &kPairwiseKernels,
+    &kCommonKernels,         &kRolledSoftmaxKernels, &kShuffledCosineKernels, &kSampledSoftmaxKernels,
+    &kInBatchSoftmaxKernels, &kSvSoftmaxKernels,     &kPairwiseKernels,
 };
 
 }  // namespace fastneg::cpu::FASTNEG_ISA_NAMESPACE

@@ -15,6 +15,25 @@ struct SharedKernels {
   void (*scatter_row_grads[2])(void* plan, int64_t task);
 };
 
+// The passes of the in-batch loss and the ranks. Contexts are InBatchPlan pointers.
+struct InBatchKernels {
+  int64_t panel_width[2];
+  void (*pack[2])(void* plan, int64_t panel);
+  void (*score_block[2])(void* plan, int64_t block);
+  void (*candidate_grads[2])(void* plan, int64_t index);  // index: round * num_panels + panel, here and below.
+  void (*finish_candidates[2])(void* plan, int64_t panel);
+  // Where candidates are classified too.
+  void (*own_logits[2])(void* plan, int64_t block);
+  void (*sum_block[2])(void* plan, int64_t block);
+  void (*merge_columns[2])(void* plan, int64_t index);
+  void (*finish_columns[2])(void* plan, int64_t panel);
+  void (*maxima_of_columns[2])(void* plan, int64_t block);
+  void (*merge_maxima[2])(void* plan, int64_t index);
+  void (*grad_block[2])(void* plan, int64_t block);
+
+  void (*rank_block[2])(void* plan, int64_t block);
+};
+
 }  // namespace fastneg::cpu
 
 #endif  // FASTNEG_CORE_CPU_SHARED_KERNELS_H_

@@ -39,6 +39,7 @@ struct Simd<float> {
   typedef float Vec __attribute__((vector_size(kVectorBytes)));
   typedef int32_t Mask __attribute__((vector_size(kVectorBytes)));
   typedef uint32_t Unsigned __attribute__((vector_size(kVectorBytes)));
+  typedef uint8_t Bytes __attribute__((vector_size(kVectorBytes / 4)));  // One for each lane.
   typedef float UnalignedVec __attribute__((vector_size(kVectorBytes), aligned(4), may_alias));
   static constexpr int kLanes = kVectorBytes / 4;
 };
@@ -49,6 +50,7 @@ struct Simd<double> {
   typedef double Vec __attribute__((vector_size(kVectorBytes)));
   typedef int64_t Mask __attribute__((vector_size(kVectorBytes)));
   typedef uint64_t Unsigned __attribute__((vector_size(kVectorBytes)));
+  typedef uint8_t Bytes __attribute__((vector_size(kVectorBytes / 8)));
   typedef double UnalignedVec __attribute__((vector_size(kVectorBytes), aligned(8), may_alias));
   static constexpr int kLanes = kVectorBytes / 8;
 };

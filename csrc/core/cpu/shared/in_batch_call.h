@@ -1,0 +1,74 @@
+// What the entries of the in-batch loss and of the ranks have in common: checks, and the scores' part of the plan.
+#ifndef FASTNEG_CORE_CPU_SHARED_IN_BATCH_CALL_H_
+#define FASTNEG_CORE_CPU_SHARED_IN_BATCH_CALL_H_
+
+#include "core/api.h"
+#include "core/cpu/runtime/phases.h"
+#include "core/cpu/shared/in_batch_plan.h"
+#include "core/cpu/shared/kernels.h"
+#include "core/workspace.h"
+
+namespace fastneg::cpu {
+
+Status CheckInBatchSizes(const InBatchScoresArgs& args);
+
+// Pointers, and the values of positives, where B > 0.
+Status CheckInBatchInputs(const InBatchScoresArgs& args);
+
+// Multiply-adds of one product of all queries with all candidates.
+double InBatchProducts(const InBatchScoresArgs& args);
+
+// num_threads, or 1 where handing work to other threads would take longer than it saves.
+int ThreadsForProducts(double products, int num_threads);
+
+// The part of a plan that scores need: sizes, inputs, and arrays cut from a workspace.
+class InBatchLayout {
+ public:
+  // `keeps_panels`: blocks keep the exponentials of all candidates; `block_extra_bytes` is what a slot has besides
+  // scores, inputs and gradients.
+  InBatchPlan LayOut(const InBatchScoresArgs& args, const InBatchKernels& kernels, bool keeps_panels,
+                     int64_t block_extra_bytes, Workspace* workspace);
+
+  // Fills what belongs to no pass. Only where the workspace has memory.
+  void Fill(const InBatchScoresArgs& args, InBatchPlan* plan);
+
+ private:
+  uint8_t* is_positive_ = nullptr;
+  SameIdsBuilder same_ids_;
+};
+
+// Hands over phases a few at a time, so that no list of them has to be stored.
+class PhaseQueue {
+ public:
+  PhaseQueue(const Executor& executor, void* context) : executor_(executor), context_(context) {}
+
+  void Push(const Phase& phase) {
+    if (size_ == kCapacity) Flush();
+    phases_[size_++] = phase;
+  }
+
+  void Flush() {
+    RunPhases(executor_, phases_, size_, context_);
+    size_ = 0;
+  }
+
+ private:
+  static constexpr int kCapacity = 32;
+  const Executor& executor_;
+  void* context_;
+  Phase phases_[kCapacity];
+  int size_ = 0;
+};
+
+// f(round, first block, number of blocks) for every round of a plan.
+template <typename F>
+void ForRounds(const InBatchPlan& plan, F f) {
+  for (int64_t block = 0, round = 0; block < plan.num_blocks; block += plan.blocks_per_round, ++round) {
+    const int64_t left = plan.num_blocks - block;
+    f(round, block, left < plan.blocks_per_round ? left : plan.blocks_per_round);
+  }
+}
+
+}  // namespace fastneg::cpu
+
+#endif  // FASTNEG_CORE_CPU_SHARED_IN_BATCH_CALL_H_

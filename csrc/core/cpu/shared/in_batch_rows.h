@@ -1,0 +1,384 @@
+// Second pass of the in-batch loss where queries alone are classified: a block of rows against all candidates, to the
+// losses and the query gradients.
+#ifndef FASTNEG_CORE_CPU_SHARED_IN_BATCH_ROWS_H_
+#define FASTNEG_CORE_CPU_SHARED_IN_BATCH_ROWS_H_
+
+#include "core/cpu/shared/in_batch_block.h"
+#include "core/cpu/shared/in_batch_losses.h"
+#include "core/cpu/shared/select_largest.h"
+
+namespace fastneg::cpu::FASTNEG_ISA_NAMESPACE {
+
+// Sums over a row's negatives, for each row of a block.
+template <typename T>
+struct RowSums {
+  T exponentials[kMaxBlockRows];
+  T members[kMaxBlockRows];  // Their number, and the sum of their logits; only where the plan counts.
+  T logits[kMaxBlockRows];
+  // Of hard ones, only where the plan re-weights: exponentials, exponentials times scores, and, where it also counts,
+  // their number and their scores.
+  T hard[kMaxBlockRows];
+  T hard_scores[kMaxBlockRows];
+  T hard_members[kMaxBlockRows];
+  T plain_hard_scores[kMaxBlockRows];
+};
+
+// The same lane by lane.
+template <typename T>
+struct LaneSums {
+  T exponentials[kMaxBlockRows * kLanes<T>];
+  T members[kMaxBlockRows * kLanes<T>];
+  T logits[kMaxBlockRows * kLanes<T>];
+  T hard[kMaxBlockRows * kLanes<T>];
+  T hard_scores[kMaxBlockRows * kLanes<T>];
+  T hard_members[kMaxBlockRows * kLanes<T>];
+  T plain_hard_scores[kMaxBlockRows * kLanes<T>];
+};
+
+template <typename T>
+FASTNEG_INLINE void ClearLanes(int64_t count, T* lanes) {
+  for (int64_t r = 0; r < count; ++r) Store(lanes + r * kLanes<T>, Zero<T>());
+}
+
+template <typename T>
+FASTNEG_INLINE void AddLanes(int64_t count, const T* lanes, T* sums) {
+  for (int64_t r = 0; r < count; r += kLanes<T>) Store(sums + r, SumsOfLanes<T>(lanes + r * kLanes<T>));
+}
+
+// Where a plan transforms exponentials later, the sign tells which are of hard negatives, and infinity marks what is no
+// negative.
+template <typename T>
+FASTNEG_INLINE Vec<T> Marked(Vec<T> e, Mask<T> hard, Mask<T> kept) {
+  const Vec<T> none = -kMinusInfinity<T>;
+  const Vec<T> marked = hard ? -e : e;
+  return kept ? marked : none;
+}
+
+// One panel's scores to exponentials relative to the rows' references. Logits so large that they would overflow are cut
+// where the sum tells of it.
+template <typename T, bool kReweights, bool kCounts>
+FASTNEG_INLINE void Exponentiate(const InBatchPlan& plan, const InBatchBlock<T>& block, int64_t panel,
+                                 LaneSums<T>* sums) {
+  constexpr int64_t kWidth = kWidthOfPanel<T>;
+  const int64_t vecs = VecsOfPanel<T>(plan.num_candidates, panel);
+  const Vec<T> highest = Broadcast<T>(MathConstants<T>::kExpHighest);
+  const Reweighting<T> reweighting(plan);
+  const T* offsets = static_cast<const T*>(plan.offsets) + panel * kWidth;
+  const bool transforms = plan.transforms;
+  T* values = block.Panel(panel);
+  for (int64_t r = 0; r < block.count; ++r) {
+    const Vec<T> reference = Broadcast(block.reference[r]), own = Broadcast(block.own[r]);
+    const int64_t lane = r * kLanes<T>;
+    Vec<T> sum = Load(sums->exponentials + lane);
+    Vec<T> members{}, logits{}, hard_sum{}, hard_scores{}, hard_members{}, plain_hard_scores{};
+    ForPanelVecs(vecs, [&](int64_t v) FASTNEG_LAMBDA_INLINE {
+      T* value = values + r * kWidth + v * kLanes<T>;
+      const Vec<T> score = Load(value);
+      Vec<T> logit = score;
+      Mask<T> hard{};
+      if constexpr (kReweights) {
+        hard = reweighting.IsHard(own, score);
+        logit = reweighting.Apply(hard, score) + Load(offsets + v * kLanes<T>);
+      }
+      Vec<T> e = Exp<T>(Min<T>(highest, logit - reference));
+      sum += e;
+      const Vec<T> zero = Zero<T>();
+      if constexpr (kReweights) {
+        const Vec<T> hard_e = hard ? e : zero;
+        hard_sum += hard_e;
+        hard_scores += hard_e * (hard ? score : zero);
+      }
+      if constexpr (kCounts) {
+        const Mask<T> kept = logit != kMinusInfinity<T>;
+        const Vec<T> one = Broadcast(T(1));
+        members += kept ? one : zero;
+        logits += kept ? logit : zero;
+        if constexpr (kReweights) {
+          hard_members += kept & hard ? one : zero;
+          plain_hard_scores += kept & hard ? score : zero;
+        }
+        if (transforms) {
+          Store(value, Marked<T>(e, hard, kept));
+          return;
+        }
+      }
+      if constexpr (kReweights) e = hard ? reweighting.t * e : e;
+      Store(value, e);
+    });
+    Store(sums->exponentials + lane, sum);
+    const auto add = [&](T* lanes, Vec<T> v) FASTNEG_LAMBDA_INLINE { Store(lanes + lane, Load(lanes + lane) + v); };
+    if constexpr (kReweights) {
+      add(sums->hard, hard_sum);
+      add(sums->hard_scores, hard_scores);
+    }
+    if constexpr (kCounts) {
+      add(sums->members, members);
+      add(sums->logits, logits);
+      if constexpr (kReweights) {
+        add(sums->hard_members, hard_members);
+        add(sums->plain_hard_scores, plain_hard_scores);
+      }
+    }
+  }
+}
+
+// Raises `lanes`, a vector for each row, to the logits of one panel.
+template <typename T>
+FASTNEG_INLINE void RaiseMaxima(const InBatchPlan& plan, const InBatchBlock<T>& block, int64_t panel, T* lanes) {
+  constexpr int64_t kWidth = kWidthOfPanel<T>;
+  const int64_t vecs = VecsOfPanel<T>(plan.num_candidates, panel);
+  const Reweighting<T> reweighting(plan);
+  const T* offsets = static_cast<const T*>(plan.offsets) + panel * kWidth;
+  const T* scores = block.Panel(panel);
+  for (int64_t r = 0; r < block.count; ++r) {
+    Vec<T> maximum = Load(lanes + r * kLanes<T>);
+    const Vec<T> own = Broadcast(block.own[r]);
+    ForPanelVecs(vecs, [&](int64_t v) FASTNEG_LAMBDA_INLINE {
+      Vec<T> logit = Load(scores + r * kWidth + v * kLanes<T>);
+      if (!plan.offsets_in_scores) {
+        logit = reweighting.Apply(reweighting.IsHard(own, logit), logit) + Load(offsets + v * kLanes<T>);
+      }
+      maximum = Max<T>(logit, maximum);
+    });
+    Store(lanes + r * kLanes<T>, maximum);
+  }
+}
+
+// References from the largest of the negatives' logits, and the positive's where it is in the softmax.
+template <typename T>
+FASTNEG_INLINE void SetReferences(const InBatchPlan& plan, const T* lanes, InBatchBlock<T>* block) {
+  for (int64_t r = 0; r < block->count; r += kLanes<T>) {
+    Vec<T> maximum = LargestLanes<T>(lanes + r * kLanes<T>);
+    if (plan.positive_in_softmax) maximum = Max<T>(Load(block->own_logit + r), maximum);
+    // A row without negatives needs none.
+    maximum = maximum == kMinusInfinity<T> ? Zero<T>() : maximum;
+    Store(block->reference + r, maximum);
+  }
+}
+
+// Leaves the largest of each row's negatives among its scores, and -inf in the place of the others.
+template <typename T>
+FASTNEG_INLINE void KeepHardest(const InBatchPlan& plan, const InBatchBlock<T>& block) {
+  constexpr int64_t kWidth = kWidthOfPanel<T>;
+  const int64_t padded = plan.num_panels * kWidth;
+  const int64_t selected = plan.num_hard_negatives;
+  if (selected >= plan.num_candidates) return;
+  const Reweighting<T> reweighting(plan);
+  const T* offsets = static_cast<const T*>(plan.offsets);
+  T* logits = static_cast<T*>(plan.block_logits) + block.slot * padded;
+  uint64_t* scratch = static_cast<uint64_t*>(plan.block_selected) + block.slot * 2 * padded;
+  typename Simd<T>::Int lanes[kLanes<T>];
+  for (int l = 0; l < kLanes<T>; ++l) lanes[l] = l;
+  Mask<T> lane;
+  __builtin_memcpy(&lane, lanes, sizeof(lane));
+  for (int64_t r = 0; r < block.count; ++r) {
+    const Vec<T> own = Broadcast(block.own[r]);
+    for (int64_t panel = 0; panel < plan.num_panels; ++panel) {
+      const int64_t vecs = VecsOfPanel<T>(plan.num_candidates, panel);
+      for (int64_t v = 0; v < vecs; ++v) {
+        const int64_t place = panel * kWidth + v * kLanes<T>;
+        Vec<T> logit = Load(block.Panel(panel) + r * kWidth + v * kLanes<T>);
+        if (!plan.offsets_in_scores) {
+          logit = reweighting.Apply(reweighting.IsHard(own, logit), logit) + Load(offsets + place);
+        }
+        Store(logits + place, logit);
+      }
+    }
+    const Cut<T> cut = SelectLargest<T>(logits, plan.num_candidates, selected, scratch);
+    for (int64_t panel = 0; panel < plan.num_panels; ++panel) {
+      const int64_t vecs = VecsOfPanel<T>(plan.num_candidates, panel);
+      for (int64_t v = 0; v < vecs; ++v) {
+        const int64_t place = panel * kWidth + v * kLanes<T>;
+        const Vec<T> logit = Load(logits + place);
+        const auto before = static_cast<typename Simd<T>::Int>(cut.last - place < -1 ? -1 : cut.last - place);
+        const Mask<T> equal = (logit == cut.value) & (lane <= before);
+        const Mask<T> kept = (logit > cut.value) | equal | (logit != logit);
+        T* score = block.Panel(panel) + r * kWidth + v * kLanes<T>;
+        Store(score, kept ? Load(score) : kMinusInfinity<T>);
+      }
+    }
+  }
+}
+
+// From queries to exponentials, their sums over the negatives, and the raw query gradients, panel by panel while it is
+// in the first-level cache. References come from the first `num_referred` panels.
+template <typename T, bool kReweights, bool kCounts>
+__attribute__((noinline)) void SweepInBatch(const InBatchPlan& plan, InBatchBlock<T>* block, int64_t num_referred,
+                                            RowSums<T>* sums) {
+  LaneSums<T> lanes;
+  block->ResetExclusions(plan);
+  for (int64_t r = 0; r < kMaxBlockRows; ++r) Store(lanes.exponentials + r * kLanes<T>, kMinusInfinity<T>);
+  for (int64_t panel = 0; panel < num_referred; ++panel) {
+    ScoreInBatch(plan, block, panel);
+    if (plan.num_hard_negatives == 0) RaiseMaxima(plan, *block, panel, lanes.exponentials);
+  }
+  if (plan.num_hard_negatives > 0) {
+    KeepHardest(plan, *block);
+    for (int64_t panel = 0; panel < num_referred; ++panel) RaiseMaxima(plan, *block, panel, lanes.exponentials);
+  }
+  SetReferences(plan, lanes.exponentials, block);
+
+  const int64_t count = (block->count + kLanes<T> - 1) / kLanes<T> * kLanes<T>;
+  ClearLanes<T>(count, lanes.exponentials);
+  ClearLanes<T>(count, lanes.members);
+  ClearLanes<T>(count, lanes.logits);
+  ClearLanes<T>(count, lanes.hard);
+  ClearLanes<T>(count, lanes.hard_scores);
+  ClearLanes<T>(count, lanes.hard_members);
+  ClearLanes<T>(count, lanes.plain_hard_scores);
+  const bool scores_again = !plan.keeps_panels && num_referred > 1;
+  if (scores_again) block->ResetExclusions(plan);
+  for (int64_t panel = 0; panel < plan.num_panels; ++panel) {
+    if (panel >= num_referred || scores_again) ScoreInBatch(plan, block, panel);
+    Exponentiate<T, kReweights, kCounts>(plan, *block, panel, &lanes);
+    if (plan.grad_queries != nullptr && !plan.transforms) AddQueryGrads(plan, *block, panel);
+  }
+  AddLanes<T>(count, lanes.exponentials, sums->exponentials);
+  AddLanes<T>(count, lanes.members, sums->members);
+  AddLanes<T>(count, lanes.logits, sums->logits);
+  AddLanes<T>(count, lanes.hard, sums->hard);
+  AddLanes<T>(count, lanes.hard_scores, sums->hard_scores);
+  AddLanes<T>(count, lanes.hard_members, sums->hard_members);
+  AddLanes<T>(count, lanes.plain_hard_scores, sums->plain_hard_scores);
+}
+
+// Whether the references suited: no exponential is so large that a product with it overflows, and where the positive is
+// not among the terms the largest one is. False also for NaN.
+template <typename T>
+FASTNEG_INLINE bool ReferencesSuit(const InBatchBlock<T>& block, const RowSums<T>& sums, bool positive_in_softmax) {
+  constexpr T kLargest = T(1 << 30);
+  bool suit = true;
+  for (int64_t r = 0; r < block.count; ++r) {
+    const T sum = sums.exponentials[r];
+    suit &= sum <= kLargest && (positive_in_softmax || sum >= T(0.5));
+  }
+  return suit;
+}
+
+template <typename T>
+FASTNEG_INLINE void SweepAsPlanned(const InBatchPlan& plan, InBatchBlock<T>* block, int64_t num_referred,
+                                   RowSums<T>* sums) {
+  if (plan.reweights) {
+    if (plan.counts) return SweepInBatch<T, true, true>(plan, block, num_referred, sums);
+    return SweepInBatch<T, true, false>(plan, block, num_referred, sums);
+  }
+  if (plan.counts) return SweepInBatch<T, false, true>(plan, block, num_referred, sums);
+  SweepInBatch<T, false, false>(plan, block, num_referred, sums);
+}
+
+// What the row losses of a block make of its exponentials, as LossFactors by row.
+template <typename T>
+struct RowFactors {
+  T scale[kMaxBlockRows];
+  T positive[kMaxBlockRows];
+  T factor[kMaxBlockRows];
+  T share[kMaxBlockRows];
+
+  FASTNEG_INLINE void Set(int64_t r, const LossFactors<T>& factors) {
+    Store(scale + r, factors.scale);
+    Store(positive + r, factors.positive);
+    Store(factor + r, factors.factor);
+    Store(share + r, factors.share);
+  }
+};
+
+// Marked exponentials of one panel to coefficients.
+template <typename T>
+FASTNEG_INLINE void Transform(const InBatchPlan& plan, const InBatchBlock<T>& block, const RowFactors<T>& factors,
+                              int64_t panel) {
+  constexpr int64_t kWidth = kWidthOfPanel<T>;
+  const int64_t vecs = VecsOfPanel<T>(plan.num_candidates, panel);
+  const T t = static_cast<T>(plan.t);
+  T* values = block.Panel(panel);
+  for (int64_t r = 0; r < block.count; ++r) {
+    const Vec<T> factor = Broadcast(factors.factor[r]), share = Broadcast(factors.share[r]);
+    ForPanelVecs(vecs, [&](int64_t v) FASTNEG_LAMBDA_INLINE {
+      T* value = values + r * kWidth + v * kLanes<T>;
+      const Vec<T> marked = Load(value);
+      const Mask<T> negative = reinterpret_cast<Mask<T>>(marked) < 0;
+      const Vec<T> coefficient = (negative ? -marked : marked) * factor + share;
+      const Vec<T> changed = negative ? t * coefficient : coefficient;
+      Store(value, marked == -kMinusInfinity<T> ? Zero<T>() : changed);
+    });
+  }
+}
+
+// What a row adds to the gradients of the scalars. `product` as FinishQueryGrad returns it.
+template <typename T>
+FASTNEG_INLINE void StoreScalars(const InBatchPlan& plan, int64_t row, T product, T positive, T hard, T hard_scores) {
+  const T per_temperature = static_cast<T>(1.0 / plan.temperature);
+  const T logits = product + static_cast<T>((plan.t - 1.0) / plan.temperature) * hard -
+                   static_cast<T>(plan.margin / plan.temperature) * positive;
+  T* scalars = static_cast<T*>(plan.row_scalars) + row;
+  scalars[0] = -logits * per_temperature;
+  scalars[plan.batch_size] = -positive * per_temperature;
+  scalars[2 * plan.batch_size] = hard_scores + hard * per_temperature;
+}
+
+template <typename T>
+FASTNEG_INLINE void FinishGrads(const InBatchPlan& plan, const InBatchBlock<T>& block, const RowSums<T>& sums,
+                                const RowFactors<T>& factors) {
+  constexpr int64_t kWidth = kWidthOfPanel<T>;
+  if (plan.transforms) {
+    for (int64_t panel = 0; panel < plan.num_panels; ++panel) {
+      Transform(plan, block, factors, panel);
+      AddQueryGrads(plan, block, panel);
+    }
+  }
+  for (int64_t r = 0; r < block.count; ++r) {
+    const T scale = factors.scale[r], positive = scale * factors.positive[r];
+    const T product = FinishQueryGrad<T>(plan, block, r, {scale, positive});
+    if (plan.row_scalars != nullptr) {
+      T hard = T(0), hard_scores = T(0);
+      if (plan.reweights && scale != T(0)) {
+        hard = factors.factor[r] * sums.hard[r];
+        hard_scores = factors.factor[r] * sums.hard_scores[r];
+        if (plan.transforms) {
+          hard += factors.share[r] * sums.hard_members[r];
+          hard_scores += factors.share[r] * sums.plain_hard_scores[r];
+        }
+      }
+      StoreScalars<T>(plan, block.first + r, product, positive, scale * hard, scale * hard_scores);
+    }
+    const int64_t place = block.positive[r];
+    block.Panel(place / kWidth)[r * kWidth + place % kWidth] = factors.positive[r];
+    const T sum = sums.exponentials[r];
+    if (scale == T(0) && !(sum - sum == T(0))) {
+      // Nothing may depend on the row, NaN included.
+      for (int64_t panel = 0; panel < plan.num_panels; ++panel) {
+        for (int64_t s = 0; s < kWidth; ++s) block.Panel(panel)[r * kWidth + s] = T(0);
+      }
+    }
+  }
+}
+
+template <typename T>
+void ScoreInBatchBlock(void* context, int64_t index) {
+  const FlushDenormals flush;
+  const InBatchPlan& plan = *static_cast<const InBatchPlan*>(context);
+  InBatchBlock<T> block(plan, index);
+  LoadQueries(plan, &block);
+  LoadPositives(plan, &block);
+  RowSums<T> sums;
+  // Some of the logits are most often as good a reference as all, and save a pass.
+  const bool selects = plan.num_hard_negatives > 0;
+  SweepAsPlanned(plan, &block, selects ? plan.num_panels : 1, &sums);
+  if (!selects && !ReferencesSuit(block, sums, plan.positive_in_softmax)) {
+    SweepAsPlanned(plan, &block, plan.num_panels, &sums);
+  }
+  RowFactors<T> factors;
+  T* loss = static_cast<T*>(plan.row_loss) + block.first;
+  for (int64_t r = 0; r < block.count; r += kLanes<T>) {
+    const int64_t valid = block.count - r < kLanes<T> ? block.count - r : kLanes<T>;
+    const LossTerms<T> terms = {Load(block.reference + r),   Load(block.own_logit + r), Load(block.correction + r),
+                                Load(sums.exponentials + r), Load(sums.members + r),    Load(sums.logits + r)};
+    const LossFactors<T> of_rows = LossOf<T>(plan, terms, RowWeights<T>(plan, block.first + r, valid));
+    factors.Set(r, of_rows);
+    StoreValid(loss + r, of_rows.loss, valid);
+  }
+  if (plan.grad_queries != nullptr) FinishGrads(plan, block, sums, factors);
+}
+
+}  // namespace fastneg::cpu::FASTNEG_ISA_NAMESPACE
+
+#endif  // FASTNEG_CORE_CPU_SHARED_IN_BATCH_ROWS_H_

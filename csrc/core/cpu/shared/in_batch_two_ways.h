@@ -1,0 +1,347 @@
+// The in-batch loss where candidates are classified too: a sweep for the sums of rows and columns, and another one,
+// which scores again, for the gradients of both.
+#ifndef FASTNEG_CORE_CPU_SHARED_IN_BATCH_TWO_WAYS_H_
+#define FASTNEG_CORE_CPU_SHARED_IN_BATCH_TWO_WAYS_H_
+
+#include "core/cpu/shared/in_batch_rows.h"
+
+namespace fastneg::cpu::FASTNEG_ISA_NAMESPACE {
+
+// Logits of the positives: the columns' references, unless some of their sums turn out not to suit.
+template <typename T>
+void OwnLogits(void* context, int64_t index) {
+  const FlushDenormals flush;
+  const InBatchPlan& plan = *static_cast<const InBatchPlan*>(context);
+  InBatchBlock<T> block(plan, index);
+  LoadQueries(plan, &block);
+  LoadPositives(plan, &block);
+  for (int64_t r = 0; r < block.count; ++r) {
+    static_cast<T*>(plan.own_logits)[block.first + r] = block.own[r];
+    static_cast<T*>(plan.column_references)[block.first + r] = block.own[r];
+  }
+}
+
+// A block's sums over the columns of one panel, a vector for each; each is stored padded apart.
+template <typename T>
+struct ColumnSums {
+  Vec<T> exponentials[kTileVecs] = {};
+  Vec<T> members[kTileVecs] = {};
+  Vec<T> logits[kTileVecs] = {};
+};
+
+// What one panel's scores add to the sums of rows and columns. The scores stay.
+template <typename T, bool kReweights, bool kCounts>
+FASTNEG_INLINE void SumPanel(const InBatchPlan& plan, const InBatchBlock<T>& block, int64_t panel, LaneSums<T>* rows) {
+  constexpr int64_t kWidth = kWidthOfPanel<T>;
+  const int64_t padded = plan.num_panels * kWidth;
+  const int64_t vecs = VecsOfPanel<T>(plan.num_candidates, panel);
+  const Vec<T> highest = Broadcast<T>(MathConstants<T>::kExpHighest), zero = Zero<T>(), one = Broadcast(T(1));
+  const Reweighting<T> reweighting(plan);
+  const T* offsets = static_cast<const T*>(plan.offsets) + panel * kWidth;
+  const T* references = static_cast<const T*>(plan.column_references) + panel * kWidth;
+  const T* scores = block.Panel(panel);
+  ColumnSums<T> columns;
+  for (int64_t r = 0; r < block.count; ++r) {
+    const Vec<T> reference = Broadcast(block.reference[r]), own = Broadcast(block.own[r]);
+    const int64_t lane = r * kLanes<T>;
+    Vec<T> sum = Load(rows->exponentials + lane);
+    Vec<T> members = Load(rows->members + lane), logits = Load(rows->logits + lane);
+    ForPanelVecs(vecs, [&](int64_t v) FASTNEG_LAMBDA_INLINE {
+      Vec<T> logit = Load(scores + r * kWidth + v * kLanes<T>);
+      if constexpr (kReweights) logit = reweighting.Apply(reweighting.IsHard(own, logit), logit);
+      const Vec<T> corrected = logit + Load(offsets + v * kLanes<T>);
+      const Mask<T> kept = corrected != kMinusInfinity<T>;
+      sum += Exp<T>(Min<T>(highest, corrected - reference));
+      const Vec<T> e = Exp<T>(Min<T>(highest, logit - Load(references + v * kLanes<T>)));
+      columns.exponentials[v] += kept ? e : zero;
+      if constexpr (kCounts) {
+        members += kept ? one : zero;
+        logits += kept ? corrected : zero;
+        columns.members[v] += kept ? one : zero;
+        columns.logits[v] += kept ? logit : zero;
+      }
+    });
+    Store(rows->exponentials + lane, sum);
+    Store(rows->members + lane, members);
+    Store(rows->logits + lane, logits);
+  }
+  T* out = static_cast<T*>(plan.block_columns) + block.slot * 3 * padded + panel * kWidth;
+  for (int64_t v = 0; v < vecs; ++v) {
+    Store(out + v * kLanes<T>, columns.exponentials[v]);
+    Store(out + padded + v * kLanes<T>, columns.members[v]);
+    Store(out + 2 * padded + v * kLanes<T>, columns.logits[v]);
+  }
+}
+
+template <typename T, bool kReweights, bool kCounts>
+__attribute__((noinline)) void SumSweep(const InBatchPlan& plan, InBatchBlock<T>* block, int64_t num_referred,
+                                        RowSums<T>* sums) {
+  LaneSums<T> lanes;
+  block->ResetExclusions(plan);
+  for (int64_t r = 0; r < kMaxBlockRows; ++r) Store(lanes.exponentials + r * kLanes<T>, kMinusInfinity<T>);
+  for (int64_t panel = 0; panel < num_referred; ++panel) {
+    ScoreInBatch(plan, block, panel);
+    RaiseMaxima(plan, *block, panel, lanes.exponentials);
+  }
+  SetReferences(plan, lanes.exponentials, block);
+  const int64_t count = (block->count + kLanes<T> - 1) / kLanes<T> * kLanes<T>;
+  ClearLanes<T>(count, lanes.exponentials);
+  ClearLanes<T>(count, lanes.members);
+  ClearLanes<T>(count, lanes.logits);
+  block->ResetExclusions(plan);
+  for (int64_t panel = 0; panel < plan.num_panels; ++panel) {
+    ScoreInBatch(plan, block, panel);
+    SumPanel<T, kReweights, kCounts>(plan, *block, panel, &lanes);
+  }
+  AddLanes<T>(count, lanes.exponentials, sums->exponentials);
+  AddLanes<T>(count, lanes.members, sums->members);
+  AddLanes<T>(count, lanes.logits, sums->logits);
+}
+
+template <typename T>
+FASTNEG_INLINE void SumSweepAsPlanned(const InBatchPlan& plan, InBatchBlock<T>* block, int64_t num_referred,
+                                      RowSums<T>* sums) {
+  if (plan.reweights) {
+    if (plan.counts) return SumSweep<T, true, true>(plan, block, num_referred, sums);
+    return SumSweep<T, true, false>(plan, block, num_referred, sums);
+  }
+  if (plan.counts) return SumSweep<T, false, true>(plan, block, num_referred, sums);
+  SumSweep<T, false, false>(plan, block, num_referred, sums);
+}
+
+// First sweep: a block's row losses and factors, and its sums by column.
+template <typename T>
+void SumInBatchBlock(void* context, int64_t index) {
+  const FlushDenormals flush;
+  const InBatchPlan& plan = *static_cast<const InBatchPlan*>(context);
+  InBatchBlock<T> block(plan, index);
+  LoadQueries(plan, &block);
+  LoadPositives(plan, &block);
+  RowSums<T> sums;
+  SumSweepAsPlanned(plan, &block, 1, &sums);
+  if (!ReferencesSuit(block, sums, plan.positive_in_softmax)) {
+    SumSweepAsPlanned(plan, &block, plan.num_panels, &sums);
+  }
+  for (int64_t r = 0; r < block.count; r += kLanes<T>) {
+    const int64_t valid = block.count - r < kLanes<T> ? block.count - r : kLanes<T>;
+    const int64_t i = block.first + r;
+    const LossTerms<T> terms = {Load(block.reference + r),   Load(block.own_logit + r), Zero<T>(),
+                                Load(sums.exponentials + r), Load(sums.members + r),    Load(sums.logits + r)};
+    const LossFactors<T> factors = LossOf<T>(plan, terms, T(0.5) * RowWeights<T>(plan, i, valid));
+    StoreValid(static_cast<T*>(plan.row_loss) + i, factors.loss, valid);
+    StoreValid(static_cast<T*>(plan.row_references) + i, terms.reference, valid);
+    StoreValid(static_cast<T*>(plan.row_scales) + i, factors.scale * factors.factor, valid);
+    StoreValid(static_cast<T*>(plan.row_shares) + i, factors.scale * factors.share, valid);
+    StoreValid(static_cast<T*>(plan.positive_grads) + i, factors.scale * factors.positive, valid);
+  }
+}
+
+// Adds a round's sums by column, in order of the blocks. index: round * num_panels + panel.
+template <typename T>
+void MergeColumns(void* context, int64_t index) {
+  const FlushDenormals flush;
+  const InBatchPlan& plan = *static_cast<const InBatchPlan*>(context);
+  constexpr int64_t kWidth = kWidthOfPanel<T>;
+  const int64_t padded = plan.num_panels * kWidth;
+  const int64_t round = index / plan.num_panels, panel = index % plan.num_panels;
+  const int64_t begin = round * plan.blocks_per_round;
+  const int64_t end = begin + plan.blocks_per_round < plan.num_blocks ? begin + plan.blocks_per_round : plan.num_blocks;
+  const int64_t vecs = VecsOfPanel<T>(plan.num_candidates, panel);
+  for (int64_t kind = 0; kind < 3; ++kind) {
+    for (int64_t v = 0; v < vecs; ++v) {
+      const int64_t place = kind * padded + panel * kWidth + v * kLanes<T>;
+      T* out = static_cast<T*>(plan.column_sums) + place;
+      Vec<T> sum = round == 0 ? Zero<T>() : Load(out);
+      for (int64_t b = begin; b < end; ++b) {
+        sum += Load(static_cast<const T*>(plan.block_columns) + (b - begin) * 3 * padded + place);
+      }
+      Store(out, sum);
+    }
+  }
+}
+
+// The largest logits of a block's columns, into the place of their sums.
+template <typename T>
+void MaximaOfColumns(void* context, int64_t index) {
+  const FlushDenormals flush;
+  const InBatchPlan& plan = *static_cast<const InBatchPlan*>(context);
+  constexpr int64_t kWidth = kWidthOfPanel<T>;
+  const Reweighting<T> reweighting(plan);
+  InBatchBlock<T> block(plan, index);
+  LoadQueries(plan, &block);
+  LoadPositives(plan, &block);
+  block.ResetExclusions(plan);
+  for (int64_t panel = 0; panel < plan.num_panels; ++panel) {
+    ScoreInBatch(plan, &block, panel);
+    const int64_t vecs = VecsOfPanel<T>(plan.num_candidates, panel);
+    T* out = static_cast<T*>(plan.block_columns) + block.slot * 3 * plan.num_panels * kWidth + panel * kWidth;
+    for (int64_t v = 0; v < vecs; ++v) {
+      const Vec<T> offset = Load(static_cast<const T*>(plan.offsets) + panel * kWidth + v * kLanes<T>);
+      Vec<T> maximum = kMinusInfinity<T>;
+      for (int64_t r = 0; r < block.count; ++r) {
+        Vec<T> logit = Load(block.Panel(panel) + r * kWidth + v * kLanes<T>);
+        const Vec<T> own = Broadcast(block.own[r]);
+        if (plan.reweights) logit = reweighting.Apply(reweighting.IsHard(own, logit), logit);
+        maximum = Max<T>(offset == kMinusInfinity<T> ? offset : logit, maximum);
+      }
+      Store(out + v * kLanes<T>, maximum);
+    }
+  }
+}
+
+// References from the maxima of all blocks of a round. index: round * num_panels + panel.
+template <typename T>
+void MergeMaxima(void* context, int64_t index) {
+  const FlushDenormals flush;
+  const InBatchPlan& plan = *static_cast<const InBatchPlan*>(context);
+  constexpr int64_t kWidth = kWidthOfPanel<T>;
+  const int64_t padded = plan.num_panels * kWidth;
+  const int64_t round = index / plan.num_panels, panel = index % plan.num_panels;
+  const int64_t begin = round * plan.blocks_per_round;
+  const int64_t end = begin + plan.blocks_per_round < plan.num_blocks ? begin + plan.blocks_per_round : plan.num_blocks;
+  const int64_t vecs = VecsOfPanel<T>(plan.num_candidates, panel);
+  T* references = static_cast<T*>(plan.column_references) + panel * kWidth;
+  for (int64_t v = 0; v < vecs; ++v) {
+    // At first the logits of the positives stand here.
+    Vec<T> maximum = round == 0 && !plan.positive_in_softmax ? kMinusInfinity<T> : Load(references + v * kLanes<T>);
+    for (int64_t b = begin; b < end; ++b) {
+      const T* of_block = static_cast<const T*>(plan.block_columns) + (b - begin) * 3 * padded + panel * kWidth;
+      maximum = Max<T>(Load(of_block + v * kLanes<T>), maximum);
+    }
+    if (end == plan.num_blocks) maximum = maximum == kMinusInfinity<T> ? Zero<T>() : maximum;
+    Store(references + v * kLanes<T>, maximum);
+  }
+}
+
+// Losses of a panel's columns, and their factors. Tells whether the references suited.
+template <typename T>
+void FinishColumns(void* context, int64_t panel) {
+  const FlushDenormals flush;
+  const InBatchPlan& plan = *static_cast<const InBatchPlan*>(context);
+  constexpr int64_t kWidth = kWidthOfPanel<T>;
+  constexpr T kLargest = T(1 << 30);
+  const int64_t padded = plan.num_panels * kWidth;
+  const T* sums = static_cast<const T*>(plan.column_sums);
+  bool suit = true;
+  for (int64_t j = panel * kWidth; j < (panel + 1) * kWidth; j += kLanes<T>) {
+    T* scales = static_cast<T*>(plan.column_scales) + j;
+    T* shares = static_cast<T*>(plan.column_shares) + j;
+    if (j >= plan.batch_size) {
+      Store(scales, Zero<T>());
+      Store(shares, Zero<T>());
+      continue;
+    }
+    const int64_t valid = plan.batch_size - j < kLanes<T> ? plan.batch_size - j : kLanes<T>;
+    const Vec<T> own = LoadValid(static_cast<const T*>(plan.own_logits) + j, valid);
+    const LossTerms<T> terms = {Load(static_cast<const T*>(plan.column_references) + j),
+                                own,
+                                Zero<T>(),
+                                Load(sums + j),
+                                Load(sums + padded + j),
+                                Load(sums + 2 * padded + j)};
+    const LossFactors<T> factors = LossOf<T>(plan, terms, T(0.5) * RowWeights<T>(plan, j, valid));
+    T* loss = static_cast<T*>(plan.row_loss) + j;
+    T* positive = static_cast<T*>(plan.positive_grads) + j;
+    StoreValid(loss, T(0.5) * (LoadValid(loss, valid) + factors.loss), valid);
+    StoreValid(positive, LoadValid(positive, valid) + factors.scale * factors.positive, valid);
+    StorePartial(scales, factors.scale * factors.factor, valid);
+    StorePartial(shares, factors.scale * factors.share, valid);
+    for (int64_t l = valid; l < kLanes<T>; ++l) scales[l] = shares[l] = T(0);
+    for (int64_t l = 0; l < valid; ++l) {
+      const T sum = terms.exponentials[l];
+      suit &= sum <= kLargest && (plan.positive_in_softmax || sum >= T(0.5));
+    }
+  }
+  plan.out_of_range[panel] = !suit;
+}
+
+// One panel's scores to gradients by logits, of rows and columns together, times what the re-weighting makes of them.
+template <typename T, bool kReweights>
+FASTNEG_INLINE void Coefficients(const InBatchPlan& plan, const InBatchBlock<T>& block, int64_t panel,
+                                 LaneSums<T>* sums) {
+  constexpr int64_t kWidth = kWidthOfPanel<T>;
+  const int64_t vecs = VecsOfPanel<T>(plan.num_candidates, panel);
+  const Vec<T> highest = Broadcast<T>(MathConstants<T>::kExpHighest), zero = Zero<T>();
+  const Reweighting<T> reweighting(plan);
+  const auto column = [&](const void* values)
+                          FASTNEG_LAMBDA_INLINE { return static_cast<const T*>(values) + panel * kWidth; };
+  const T *offsets = column(plan.offsets), *references = column(plan.column_references);
+  const T *scales = column(plan.column_scales), *shares = column(plan.column_shares);
+  T* values = block.Panel(panel);
+  for (int64_t r = 0; r < block.count; ++r) {
+    const int64_t i = block.first + r;
+    const Vec<T> own = Broadcast(block.own[r]);
+    const T reference = static_cast<const T*>(plan.row_references)[i];
+    const T scale = static_cast<const T*>(plan.row_scales)[i], share = static_cast<const T*>(plan.row_shares)[i];
+    Vec<T> hard_sum{}, hard_scores{};
+    ForPanelVecs(vecs, [&](int64_t v) FASTNEG_LAMBDA_INLINE {
+      T* value = values + r * kWidth + v * kLanes<T>;
+      const Vec<T> score = Load(value);
+      Vec<T> logit = score;
+      Mask<T> hard{};
+      if constexpr (kReweights) {
+        hard = reweighting.IsHard(own, score);
+        logit = reweighting.Apply(hard, score);
+      }
+      const Vec<T> corrected = logit + Load(offsets + v * kLanes<T>);
+      const Vec<T> by_row = Exp<T>(Min<T>(highest, corrected - reference));
+      const Vec<T> by_column = Exp<T>(Min<T>(highest, logit - Load(references + v * kLanes<T>)));
+      Vec<T> g = by_row * scale + by_column * Load(scales + v * kLanes<T>) + (Load(shares + v * kLanes<T>) + share);
+      g = corrected == kMinusInfinity<T> ? zero : g;
+      if constexpr (kReweights) {
+        const Vec<T> hard_g = hard ? g : zero;
+        hard_sum += hard_g;
+        hard_scores += hard_g * (hard ? score : zero);
+        g = hard ? reweighting.t * g : g;
+      }
+      Store(value, g);
+    });
+    if constexpr (kReweights) {
+      const int64_t lane = r * kLanes<T>;
+      Store(sums->hard + lane, Load(sums->hard + lane) + hard_sum);
+      Store(sums->hard_scores + lane, Load(sums->hard_scores + lane) + hard_scores);
+    }
+  }
+  const int64_t begin = panel * kWidth - block.first;
+  for (int64_t r = begin < 0 ? 0 : begin; r < block.count && r < begin + kWidth; ++r) {
+    values[r * kWidth + r - begin] = static_cast<const T*>(plan.positive_grads)[block.first + r];
+  }
+}
+
+template <typename T, bool kReweights>
+__attribute__((noinline)) void GradSweep(const InBatchPlan& plan, InBatchBlock<T>* block) {
+  LaneSums<T> lanes;
+  ClearLanes<T>(kMaxBlockRows, lanes.hard);
+  ClearLanes<T>(kMaxBlockRows, lanes.hard_scores);
+  block->ResetExclusions(plan);
+  for (int64_t panel = 0; panel < plan.num_panels; ++panel) {
+    ScoreInBatch(plan, block, panel);
+    Coefficients<T, kReweights>(plan, *block, panel, &lanes);
+    AddQueryGrads(plan, *block, panel);
+  }
+  RowSums<T> sums;
+  AddLanes<T>(kMaxBlockRows, lanes.hard, sums.hard);
+  AddLanes<T>(kMaxBlockRows, lanes.hard_scores, sums.hard_scores);
+  for (int64_t r = 0; r < block->count; ++r) {
+    const T product = FinishQueryGrad<T>(plan, *block, r, {T(1), T(0)});
+    if (plan.row_scalars == nullptr) continue;
+    const T positive = static_cast<const T*>(plan.positive_grads)[block->first + r];
+    StoreScalars<T>(plan, block->first + r, product, positive, sums.hard[r], sums.hard_scores[r]);
+  }
+}
+
+// Second sweep: the query gradients of a block, and the coefficients that the candidates' are made of.
+template <typename T>
+void GradInBatchBlock(void* context, int64_t index) {
+  const FlushDenormals flush;
+  const InBatchPlan& plan = *static_cast<const InBatchPlan*>(context);
+  InBatchBlock<T> block(plan, index);
+  LoadQueries(plan, &block);
+  LoadPositives(plan, &block);
+  if (plan.reweights) return GradSweep<T, true>(plan, &block);
+  GradSweep<T, false>(plan, &block);
+}
+
+}  // namespace fastneg::cpu::FASTNEG_ISA_NAMESPACE
+
+#endif  // FASTNEG_CORE_CPU_SHARED_IN_BATCH_TWO_WAYS_H_

@@ -1,0 +1,96 @@
+// A block of rows against one panel of candidates.
+#ifndef FASTNEG_CORE_CPU_SHARED_PANELS_H_
+#define FASTNEG_CORE_CPU_SHARED_PANELS_H_
+
+#include "core/cpu/simd/convert.h"
+#include "core/cpu/simd/matrix_tiles.h"
+#include "core/cpu/simd/simd_math.h"
+
+namespace fastneg::cpu::FASTNEG_ISA_NAMESPACE {
+
+// Bytes of a panel's dimensions that stay in the first-level cache together.
+constexpr int64_t kPanelDepthBytes = 32 << 10;
+
+template <typename T>
+constexpr int kWidthOfPanel = kTileVecs * kLanes<T>;
+template <typename T>
+constexpr int64_t kPanelDepth = kPanelDepthBytes / (kWidthOfPanel<T> * static_cast<int64_t>(sizeof(T)));
+
+template <typename T>
+constexpr Vec<T> kMinusInfinity = Vec<T>{} - T(__builtin_huge_val());
+
+template <typename T>
+FASTNEG_INLINE int64_t VecsOfPanel(int64_t num_candidates, int64_t panel) {
+  const int64_t vecs = (num_candidates - panel * kWidthOfPanel<T> + kLanes<T> - 1) / kLanes<T>;
+  return vecs < kTileVecs ? vecs : kTileVecs;
+}
+
+// f(v) for the vectors of whole panels, unrolled, and for those of the last one.
+template <typename F>
+FASTNEG_INLINE void ForPanelVecs(int64_t vecs, F f) {
+  if (vecs == kTileVecs) {
+#pragma GCC unroll 4
+    for (int v = 0; v < kTileVecs; ++v) f(v);
+  } else {
+    for (int64_t v = 0; v < vecs; ++v) f(v);
+  }
+}
+
+// Products of `rows` inputs with the candidates of a panel, transposed, plus `start` (null for 0).
+template <typename T>
+FASTNEG_INLINE void MultiplyByPanel(const T* inputs, int64_t input_stride, const T* columns, int64_t dim, int64_t rows,
+                                    int64_t vecs, const T* start, T* out) {
+  constexpr int64_t kWidth = kWidthOfPanel<T>, kDepth = kPanelDepth<T>;
+  const int64_t depth = dim < kDepth ? dim : kDepth;
+  MultiplyPanel<T, Write::kSet>({inputs, input_stride, 1, columns, kWidth, depth}, rows, vecs, start, out, kWidth);
+  for (int64_t d = depth; d < dim; d += kDepth) {
+    const int64_t rest = dim - d < kDepth ? dim - d : kDepth;
+    MultiplyPanel<T, Write::kAdd>({inputs + d, input_stride, 1, columns + d * kWidth, kWidth, rest}, rows, vecs,
+                                  nullptr, out, kWidth);
+  }
+}
+
+// The product of rows a[l] and b[l] for each of kLanes pairs of prepared rows, to the bit what MultiplyByPanel makes of
+// them: equal candidates have equal scores, wherever these come from.
+template <typename T>
+FASTNEG_INLINE Vec<T> PairProducts(const T* const* a, const T* const* b, int64_t dim) {
+  Vec<T> total = Zero<T>();
+  for (int64_t begin = 0; begin < dim; begin += kPanelDepth<T>) {
+    const int64_t end = dim - begin < kPanelDepth<T> ? dim : begin + kPanelDepth<T>;
+    Vec<T> sum = Zero<T>();
+    for (int64_t d = begin; d < end; d += kLanes<T>) {
+      Vec<T> left[kLanes<T>], right[kLanes<T>];
+      for (int l = 0; l < kLanes<T>; ++l) {
+        left[l] = Load(a[l] + d);
+        right[l] = Load(b[l] + d);
+      }
+      Transpose<T>(left);
+      Transpose<T>(right);
+      const int64_t valid = end - d < kLanes<T> ? end - d : kLanes<T>;
+      for (int64_t k = 0; k < valid; ++k) sum += left[k] * right[k];
+    }
+    total = begin == 0 ? sum : total + sum;
+  }
+  return total;
+}
+
+// The largest of the lanes of each of kLanes vectors.
+template <typename T>
+FASTNEG_INLINE Vec<T> LargestLanes(const T* lanes) {
+  Vec<T> v[kLanes<T>];
+  for (int l = 0; l < kLanes<T>; ++l) v[l] = Load(lanes + l * kLanes<T>);
+  Transpose<T>(v);
+  for (int l = 1; l < kLanes<T>; ++l) v[0] = Max<T>(v[l], v[0]);
+  return v[0];
+}
+
+template <typename T>
+FASTNEG_INLINE Vec<T> SumsOfLanes(const T* lanes) {
+  Vec<T> v[kLanes<T>];
+  for (int l = 0; l < kLanes<T>; ++l) v[l] = Load(lanes + l * kLanes<T>);
+  return TransposedSums<T>(v);
+}
+
+}  // namespace fastneg::cpu::FASTNEG_ISA_NAMESPACE
+
+#endif  // FASTNEG_CORE_CPU_SHARED_PANELS_H_

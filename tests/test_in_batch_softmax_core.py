@@ -1,0 +1,159 @@
+"""The core of the in-batch loss on arrays: instruction sets, threads, paths that few take."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import in_batch_problems
+import numpy as np
+import oracle_in_batch_softmax as oracle
+import problems
+import pytest
+from in_batch_problems import VARIANTS, Problem
+
+_core = pytest.importorskip("fastneg._core", exc_type=ImportError)
+
+# Tails of rows, candidates and dimensions, several blocks of rows, and several rounds of blocks.
+SHAPES = ((7, 8, 3), (130, 131, 33), (300, 301, 64), (70, 1100, 700))
+
+
+@pytest.fixture(params=_core.available_isas())
+def isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Each instruction set that this machine has."""
+    before = _core.active_isa()
+    _core.set_isa(request.param)
+    yield request.param
+    _core.set_isa(before)
+
+
+def _run(problem: Problem, **arguments: Any) -> dict[str, np.ndarray]:
+    arguments = {"scalar_gradients": True, **problem.options, **arguments}
+    return _core.in_batch_softmax(problem.query, problem.candidate, **arguments)
+
+
+def _truth(problem: Problem) -> oracle.Truth:
+    return oracle.in_batch_softmax(problem.query, problem.candidate, **problem.options)
+
+
+def _assert_close(result: dict[str, np.ndarray], exact: oracle.Truth, tolerance: float) -> None:
+    scalars = np.array([exact.grad_temperature, exact.grad_margin, exact.grad_t])
+    for name, expected in (
+        ("loss", exact.loss),
+        ("grad_query", exact.grad_query),
+        ("grad_candidate", exact.grad_candidate),
+        ("grad_weight", exact.grad_weight),
+        ("grad_scalars", scalars),
+    ):
+        if name not in result:
+            continue
+        scale = max(np.max(np.abs(expected)), np.max(np.abs(scalars)) if "scal" in name else 0.0)
+        error = np.max(np.abs(result[name] - expected))
+        assert error <= tolerance * scale + 1e-30, (name, error, scale)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("dtype", problems.DTYPES)
+def test_instruction_sets(isa: str, dtype: str, variant: str) -> None:
+    tolerance = 1e-12 if dtype == "float64" else 4e-5
+    for shape in SHAPES:
+        problem = in_batch_problems.variant(variant, in_batch_problems.make(*shape, dtype), "sum")
+        exact = _truth(problem)
+        result = _run(problem)
+        _assert_close(result, exact, tolerance)
+        # Without the gradient of t nothing is re-weighted unless t asks for it, and without any
+        # gradient a block keeps one panel at a time.
+        _assert_close(_run(problem, scalar_gradients=False), exact, tolerance)
+        _assert_close(_run(problem, gradients=False), exact, tolerance)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_number_of_threads(isa: str, dtype: str, variant: str) -> None:
+    problem = in_batch_problems.variant(variant, in_batch_problems.make(530, 1100, 65, dtype))
+    one = _run(problem, num_threads=1)
+    for num_threads in (2, 3, 4):
+        many = _run(problem, num_threads=num_threads)
+        for name in set(one) - {"workspace_bytes"}:
+            np.testing.assert_array_equal(one[name], many[name], err_msg=name)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_logits_far_apart(isa: str, variant: str) -> None:
+    """The first candidates' logits are no reference for those of the last, nor the positive's."""
+    made = in_batch_problems.make(40, 200, 16)
+    for begin, end, factor in ((150, 200, 300.0), (20, 40, 500.0), (0, 20, -400.0)):
+        candidate = made.candidate.copy()
+        candidate[begin:end] *= np.float32(factor)
+        problem = in_batch_problems.variant(variant, Problem(made.query, candidate, {}), "sum")
+        problem = problem.with_options(normalize=False, temperature=1.0)
+        _assert_close(_run(problem), _truth(problem), 4e-5)
+
+
+def test_hard_negatives_of_every_number(isa: str) -> None:
+    problem = in_batch_problems.make(20, 150, 8, positives=np.arange(20) * 7)
+    for count in (1, 2, 15, 16, 17, 148, 149, 150, 1000):
+        chosen = problem.with_options(num_hard_negatives=count, label_smoothing=0.1)
+        _assert_close(_run(chosen), _truth(chosen), 4e-5)
+
+
+def test_hard_negatives_of_equal_logits(isa: str) -> None:
+    rng = np.random.default_rng(0)
+    candidate = rng.integers(-1, 2, (300, 3)).astype(np.float32)
+    query = rng.integers(-2, 3, (50, 3)).astype(np.float32)
+    for dtype in (np.float32, np.float64):
+        for count in (1, 10, 100, 250):
+            problem = Problem(
+                query.astype(dtype), candidate.astype(dtype), {"num_hard_negatives": count}
+            )
+            _assert_close(_run(problem), _truth(problem), 1e-5)
+
+
+def test_a_candidate_that_equals_the_positive_is_not_hard(isa: str) -> None:
+    made = in_batch_problems.make(64, 64, 77)
+    candidate = np.concatenate([made.candidate, made.candidate])
+    for normalize in (False, True):
+        problem = Problem(made.query, candidate, {"t": 3.0, "normalize": normalize})
+        _assert_close(_run(problem), _truth(problem), 1e-4)
+
+
+@pytest.mark.parametrize("dtype", problems.DTYPES)
+def test_ranks(isa: str, dtype: str) -> None:
+    rng = np.random.default_rng(1)
+    for batch_size, num_candidates in ((1, 1), (7, 9), (130, 300), (600, 600)):
+        # Small integers: scores are exact, and many are equal.
+        query = rng.integers(-2, 3, (batch_size, 5)).astype(problems.DTYPES[dtype])
+        candidate = rng.integers(-2, 3, (num_candidates, 5)).astype(problems.DTYPES[dtype])
+        options: dict[str, Any] = {}
+        for name, value in (
+            ("positives", rng.integers(0, num_candidates, batch_size)),
+            ("candidate_ids", rng.integers(0, num_candidates // 2 + 1, num_candidates)),
+            ("candidate_mask", rng.random(num_candidates) < 0.7),
+            ("score_mask", rng.random((batch_size, num_candidates)) < 0.7),
+        ):
+            ranks = _core.positive_ranks(query, candidate, **options)
+            np.testing.assert_array_equal(
+                ranks, oracle.positive_ranks(query, candidate, **options), err_msg=str(options)
+            )
+            options[name] = value
+
+
+def test_bad_arrays() -> None:
+    query, candidate = np.ones((3, 2), np.float32), np.ones((4, 2), np.float32)
+    for arguments, message in (
+        ({"positives": [0, 1, 4]}, r"positives\[2\] = 4"),
+        ({"positives": [0, -1, 1]}, r"positives\[1\] = -1"),
+        ({"positives": [0, 1]}, r"must have shape \[3\]"),
+        ({"candidate_ids": [0, 1, 2]}, r"must have shape \[4\]"),
+        ({"temperature": 0.0}, "options"),
+        ({"label_smoothing": 1.0}, "options"),
+        ({"correction": "refined"}, "options"),
+        ({"negative_weight": 2.0}, "options"),
+        ({"bidirectional": True, "num_hard_negatives": 2}, "options"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            _core.in_batch_softmax(query, candidate, **arguments)
+    with pytest.raises(ValueError, match="at least as many candidates"):
+        _core.in_batch_softmax(candidate, query)
+    with pytest.raises(ValueError, match="width"):
+        _core.in_batch_softmax(query, np.ones((4, 3), np.float32))
+    with pytest.raises(TypeError, match="dtype"):
+        _core.in_batch_softmax(query, candidate.astype(np.float64))
