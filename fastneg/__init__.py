@@ -16,10 +16,12 @@ __all__ = [
     "BackendUnavailableError",
     "__version__",
     "build_info",
+    "in_batch_softmax_loss",
     "layers",
     "losses",
     "negative_cosine_loss",
     "pairwise_loss",
+    "positive_ranks",
     "reference",
     "sampled_softmax_loss",
     "show_config",
@@ -42,7 +44,9 @@ else:
     from fastneg import losses, reference
     from fastneg.backends import BackendUnavailableError, register_operations
     from fastneg.config import build_info, show_config, use_backend
+    from fastneg.losses.in_batch_softmax import in_batch_softmax_loss
     from fastneg.losses.pairwise_logistic import pairwise_loss
+    from fastneg.losses.positive_ranks import positive_ranks
     from fastneg.losses.rolled_softmax import softmax_loss_with_negative_mining
     from fastneg.losses.sampled_softmax import sampled_softmax_loss
     from fastneg.losses.shuffled_cosine import negative_cosine_loss

@@ -95,6 +95,20 @@ def active_backend() -> backends.Backend:
     return (_resolved or _resolve())[1]
 
 
+def backend_with(function: str) -> backends.Backend:
+    """Returns the first backend that has `function`, where the one in force has it not.
+
+    Raises:
+        fastneg.BackendUnavailableError: The backend in force was asked for by name.
+    """
+    chosen = _chosen()
+    if chosen != "auto":
+        raise backends.BackendUnavailableError(
+            f'The backend must have `{function}`, as "reference" has. Received: "{chosen}".'
+        )
+    return backends.load_first(function)[1]
+
+
 def _resolve() -> tuple[str, backends.Backend]:
     global _resolved
     with _lock:

@@ -13,8 +13,10 @@ from fastneg import config
 @pytest.mark.parametrize(
     "documented",
     [
+        fastneg.in_batch_softmax_loss,
         fastneg.negative_cosine_loss,
         fastneg.pairwise_loss,
+        fastneg.positive_ranks,
         fastneg.sampled_softmax_loss,
         fastneg.softmax_loss_with_negative_mining,
         fastneg.support_vector_guided_softmax_loss,

@@ -12,6 +12,7 @@ from typing import Any, Protocol, TypeVar, cast
 
 import tensorflow as tf
 
+from fastneg.arguments.in_batch_softmax import InBatchSoftmaxArguments, PositiveRanksArguments
 from fastneg.arguments.pairwise_logistic import PairwiseLogisticArguments
 from fastneg.arguments.rolled_softmax import RolledSoftmaxArguments
 from fastneg.arguments.sampled_softmax import SampledSoftmaxArguments
@@ -43,7 +44,11 @@ class Loss(Protocol[_Arguments]):
 
 
 class Backend(Protocol):
-    """What a backend module offers."""
+    """What a backend module offers.
+
+    A backend may lack a loss, as numba lacks `in_batch_softmax` and `positive_ranks`: "auto" then
+    takes the next one.
+    """
 
     @property
     def rolled_softmax(self) -> Loss[RolledSoftmaxArguments]:
@@ -68,6 +73,16 @@ class Backend(Protocol):
     @property
     def pairwise_logistic(self) -> Loss[PairwiseLogisticArguments]:
         """`pairwise_loss`."""
+        ...
+
+    @property
+    def in_batch_softmax(self) -> Loss[InBatchSoftmaxArguments]:
+        """`in_batch_softmax_loss`."""
+        ...
+
+    @property
+    def positive_ranks(self) -> Loss[PositiveRanksArguments]:
+        """`positive_ranks`, which no gradient goes through."""
         ...
 
     @property
@@ -101,11 +116,13 @@ def load(name: str) -> Backend:
     return outcome
 
 
-def load_first() -> tuple[str, Backend]:
-    """Returns the first backend that loads, with its name."""
+def load_first(function: str | None = None) -> tuple[str, Backend]:
+    """Returns the first backend that loads, and has a function if that is named, with its name."""
     for name in NAMES:
         outcome = _outcome(name)
-        if not isinstance(outcome, Exception):
+        if isinstance(outcome, Exception):
+            continue
+        if function is None or hasattr(outcome, function):
             return name, outcome
     raise AssertionError("The reference backend always loads.")
 

@@ -2,7 +2,9 @@
 
 from typing import Any
 
+from fastneg.reference.in_batch_softmax import in_batch_softmax
 from fastneg.reference.pairwise_logistic import pairwise_logistic
+from fastneg.reference.positive_ranks import ranks as positive_ranks
 from fastneg.reference.rolled_softmax import rolled_softmax
 from fastneg.reference.sampled_softmax import sampled_softmax
 from fastneg.reference.shuffled_cosine import random_permutations, shuffled_cosine
@@ -10,8 +12,10 @@ from fastneg.reference.sv_softmax import sv_softmax
 
 __all__ = [
     "describe",
+    "in_batch_softmax",
     "load",
     "pairwise_logistic",
+    "positive_ranks",
     "random_permutations",
     "rolled_softmax",
     "runs_in_xla",

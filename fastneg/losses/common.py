@@ -19,6 +19,8 @@ def scope(name: str | None, default: str) -> AbstractContextManager[Any]:
 def backend(function: str) -> backends.Backend:
     """Returns the backend in force, or the reference inside XLA if XLA cannot call `function`."""
     chosen = config.active_backend()
+    if not hasattr(chosen, function):
+        chosen = config.backend_with(function)
     if in_xla() and not chosen.runs_in_xla(function):
         return backends.load("reference")
     return chosen

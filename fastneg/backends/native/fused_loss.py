@@ -120,6 +120,27 @@ class FusedLoss:
         autodiff.attach_gradient(outputs[0], sources, backward)
         return outputs[0]
 
+    def with_gradients(
+        self,
+        required: Sequence[Any],
+        optional: Sequence[tf.Tensor | None],
+        *,
+        like: Call,
+        **attributes: Any,
+    ) -> Call:
+        """A call with gradients, for those of another call, `like`, that are made of them.
+
+        They have to go through `scale_grad`, which refuses to differentiate them.
+        """
+        loss = like.outputs[0]
+        in_xla = custom_call.is_custom_call(loss)
+        if tf.executing_eagerly():
+            in_xla = xla.is_the_way(self._stem)
+        run = self._run_custom_call if in_xla else self._run_operation
+        with _tensorflow.stop_recording():
+            outputs = run(required, optional, loss.dtype, attributes, with_grad=True)
+        return Call(required, optional, outputs, attributes.__getitem__)
+
     def _run_operation(
         self,
         required: Sequence[Any],

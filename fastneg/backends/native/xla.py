@@ -16,7 +16,16 @@ from fastneg.backends.native.custom_call import TARGET
 from fastneg.backends.native.symbols import PATH, symbols
 
 # The losses, and what belongs to them, that have custom calls.
-_ON_CPUS = frozenset({*cuda.LOSSES, "pairwise_logistic", "random_permutations", "sampled_softmax"})
+_ON_CPUS = frozenset(
+    {
+        *cuda.LOSSES,
+        "in_batch_softmax",
+        "pairwise_logistic",
+        "positive_ranks",
+        "random_permutations",
+        "sampled_softmax",
+    }
+)
 
 
 def load() -> None:

@@ -1,0 +1,150 @@
+"""The native `in_batch_softmax_loss`: the operation and its gradient.
+
+A loss per row has an upstream gradient per row. Its gradients are those of the sum of all losses,
+their weights times these.
+"""
+
+from typing import Any
+
+import tensorflow as tf
+
+from fastneg.arguments.in_batch_softmax import InBatchSoftmaxArguments
+from fastneg.backends.native import xla
+from fastneg.backends.native.custom_call import ranked
+from fastneg.backends.native.fused_loss import Call, FusedLoss, Grads, reshaped
+from fastneg.backends.native.scale_grad import scale_grad
+from fastneg.backends.native.sizes import Shape, rows, sizes, static
+
+_ALL_NEGATIVES = 2**31 - 1
+_SCALARS = slice(2, 5)  # Temperature, margin and t among the required inputs.
+_FLAGS = (
+    "normalize",
+    "refined",
+    "positive_in_softmax",
+    "bidirectional",
+    "per_row",
+    "averages",
+    "num_hard_negatives",
+    "with_scalar_grad",
+)
+
+
+def in_batch_softmax(arguments: InBatchSoftmaxArguments) -> tf.Tensor:
+    """Calls the operation."""
+    query = arguments.query_embeddings
+    numbers = [arguments.temperature, arguments.margin, arguments.t]
+    scalar_places = [
+        place
+        for place, value in enumerate(numbers, start=_SCALARS.start)
+        if isinstance(value, tf.Tensor)
+    ]
+    per_row = arguments.reduction == "none"
+    score_mask = arguments.score_mask
+    if score_mask is not None and xla.is_the_way("in_batch_softmax"):
+        score_mask = ranked(score_mask, 2)
+    loss = _loss(
+        [
+            query,
+            arguments.candidate_embeddings,
+            *numbers,
+            arguments.label_smoothing,
+            arguments.negative_weight,
+        ],
+        [
+            arguments.sample_weight,
+            arguments.candidate_sampling_probability,
+            arguments.positives,
+            arguments.candidate_ids,
+            arguments.candidate_mask,
+            score_mask,
+        ],
+        dtype=query.dtype,
+        differentiable=[0, 1, *scalar_places],
+        normalize=arguments.normalize,
+        refined=arguments.correction == "refined",
+        positive_in_softmax=arguments.positive_in_softmax,
+        bidirectional=arguments.bidirectional,
+        per_row=per_row,
+        averages=arguments.reduction == "mean",
+        num_hard_negatives=min(arguments.num_hard_negatives or _ALL_NEGATIVES, _ALL_NEGATIVES),
+        with_scalar_grad=bool(scalar_places),
+    )
+    loss.set_shape(static(rows(query)) if per_row else [])
+    return loss
+
+
+def _gradients(grad_loss: tf.Tensor, call: Call) -> tuple[Grads, Grads]:
+    weights = call.optional[0]
+    grad_weights = None
+    if call.attribute("per_row"):
+        call = _of_sum(grad_loss, call)
+        _, unit_query, unit_candidate, losses, unit_scalars = call.outputs
+        one = tf.ones([], grad_loss.dtype)
+        if weights is not None:
+            (losses,) = scale_grad(one, [losses], grad_loss.dtype)
+            # A row that counts for nothing has no loss that could be NaN.
+            grad_weights = reshaped(tf.math.multiply_no_nan(losses, grad_loss), weights)
+        grad_loss = one
+    else:
+        _, unit_query, unit_candidate, unit_weights, unit_scalars = call.outputs
+        if weights is not None:
+            (grad_weights,) = scale_grad(grad_loss, [unit_weights], grad_loss.dtype)
+            grad_weights = reshaped(grad_weights, weights)
+    embedding_dtype = call.required[0].dtype
+    grad_embeddings = scale_grad(grad_loss, [unit_query, unit_candidate], embedding_dtype)
+    grad_scalars: Any = [None] * 3
+    if call.attribute("with_scalar_grad"):
+        (scaled,) = scale_grad(grad_loss, [unit_scalars], grad_loss.dtype)
+        grad_scalars = tf.unstack(scaled, num=3)
+    return (
+        [*grad_embeddings, *grad_scalars, None, None],
+        [grad_weights, None, None, None, None, None],
+    )
+
+
+def _of_sum(grad_losses: tf.Tensor, call: Call) -> Call:
+    """The call of the sum of all rows' losses, each times its upstream gradient."""
+    weights, *others = call.optional
+    if weights is not None:
+        grad_losses = tf.math.multiply_no_nan(grad_losses, tf.reshape(weights, [-1]))
+    attributes = {name: call.attribute(name) for name in _FLAGS}
+    attributes.update(per_row=False, averages=False)
+    return _loss.with_gradients(call.required, [grad_losses, *others], like=call, **attributes)
+
+
+def _output_shapes(call: Call) -> list[Shape]:
+    query, candidate = call.required[:2]
+    if call.attribute("per_row"):
+        return [rows(query), [0], [0], [0], [0]]
+    return [
+        [],
+        sizes(query),
+        sizes(candidate),
+        [0] if call.optional[0] is None else rows(query),
+        [3] if call.attribute("with_scalar_grad") else [0],
+    ]
+
+
+_loss = FusedLoss(
+    "in_batch_softmax",
+    _gradients,
+    _output_shapes,
+    inputs={
+        "query_embeddings": 2,
+        "candidate_embeddings": 2,
+        "temperature": 0,
+        "margin": 0,
+        "t": 0,
+        "label_smoothing": 0,
+        "negative_weight": 0,
+    },
+    attributes=_FLAGS,
+    optional_inputs={
+        "num_weights": True,
+        "num_sampling_probabilities": False,
+        "num_positives": False,
+        "num_candidate_ids": False,
+        "num_candidate_masks": False,
+        "num_score_masks": False,
+    },
+)
