@@ -4,22 +4,28 @@
 
 Needs nvcc, CMake, PyTorch and a GPU; uses JAX and compute-sanitizer where they are; needs no
 TensorFlow. Builds the kernels, compares them with the float64 composition in PyTorch (values,
-gradients, the same bits again, the same from a CUDA graph), runs the C++ test under
-compute-sanitizer, then times a loss with its gradients beside PyTorch, torch.compile and JAX.
-Writes a log, a table and all samples to `benchmarks/results/`; the tables come last. Exit status: 0
-if all holds, 1 if something does not, 2 if the machine lacks something.
+gradients, the same bits again, the same from a CUDA graph) and does the same through XLA's handler
+of custom calls, from JAX; runs the C++ test under compute-sanitizer; then times a loss with its
+gradients beside PyTorch, torch.compile and JAX. Writes a log, a table and all samples to
+`benchmarks/results/`; the tables come last. Exit status: 0 if all holds, 1 if something does not, 2
+if the machine lacks something.
 """
 
 import argparse
+import importlib.util
 import re
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-from gpu import library, machine, report
+from gpu import calls, library, machine, report
 
-PHASES = ("correctness", "sanitizer", "times")
+PHASES = ("correctness", "handler", "sanitizer", "times")
+
+SMALL = {"shapes": [(33, 9, 32), (7, 3, 31)], "scores": [(9, 5)]}
+HANDLER_SHAPES = [(37, 9, 32), (150, 33, 128), (130, 17, 31), (1000, 20, 64)]
+HANDLER_SCORES = [(70, 5), (100, 256), (9, 5000)]
 
 
 def main() -> int:
@@ -44,20 +50,24 @@ def main() -> int:
     log = report.Log(options.output / f"{name}.log")
     log.line(", ".join(f"{key} {value}" for key, value in facts.items()))
     if rehearsal:
-        path, program = options.rehearse, None
+        path, program, handlers = options.rehearse, None, options.handlers
     else:
-        path, program = machine.build(options.build, log)
+        path, program, handlers = machine.build(options.build, log)
     log.line(f"built in {time.perf_counter() - begin:.0f} s")
     kernels = library.Library(path)
     variants = {}
     if "times" in options.only and not rehearsal:
         folder = options.build / "rows_alone"
-        other, _ = machine.build(folder, log, flags=machine.ROWS_ALONE)
+        other, *_ = machine.build(folder, log, flags=machine.ROWS_ALONE)
         variants["graph, rows alone"] = library.Library(other)
     sections = [f"# The CUDA kernels on {facts['gpu']}", report.table(("", ""), _rows(facts))]
     holds = True
     if "correctness" in options.only:
         text, fine = _correctness(kernels, device, log, rehearsal)
+        sections.append(text)
+        holds &= fine
+    if "handler" in options.only:
+        text, fine = _handler(handlers, path, device, log, rehearsal)
         sections.append(text)
         holds &= fine
     if "sanitizer" in options.only and program is not None:
@@ -83,10 +93,10 @@ def _correctness(
     import torch
     from gpu import correctness, large, timing
 
-    small = {"shapes": [(33, 9, 32), (7, 3, 31)], "scores": [(9, 5)]} if rehearsal else {}
+    caller = calls.Caller(kernels)
     findings = [
-        *correctness.check_refusals(kernels, device),
-        *correctness.check(kernels, device, **small),
+        *correctness.check_refusals(caller, device),
+        *correctness.check(caller, device, **(SMALL if rehearsal else {})),
     ]
     tiny = large.Size(20, 4, 16, 3)
     if rehearsal or torch.cuda.get_device_properties(0).total_memory >= large.NEEDED_BYTES:
@@ -98,7 +108,26 @@ def _correctness(
     if not rehearsal:
         for shape in timing.WORKLOADS[:2]:
             for dtype in timing.DTYPES:
-                findings += correctness.check_workload(kernels, device, shape, dtype)
+                findings += correctness.check_workload(caller, device, shape, dtype)
+    return _report("Correctness", findings, log)
+
+
+def _handler(
+    path: Path | None, kernels: Path, device: Any, log: report.Log, rehearsal: bool
+) -> tuple[str, bool]:
+    """What XLA makes of the kernels, from JAX."""
+    if path is None or importlib.util.find_spec("jax") is None:
+        text = "XLA's handler: not run, for want of " + ("JAX." if path else "the library.")
+        log.line(text)
+        return text, True
+    from gpu import correctness, handler
+
+    shapes = SMALL if rehearsal else {"shapes": HANDLER_SHAPES, "scores": HANDLER_SCORES}
+    caller = handler.Handler(path, kernels, on_gpu=not rehearsal)
+    return _report("XLA's handler", list(correctness.check(caller, device, **shapes)), log)
+
+
+def _report(title: str, findings: list[Any], log: report.Log) -> tuple[str, bool]:
     for finding in findings:
         log.detail(
             f"{'ok' if finding.holds else 'NOT OK'}  {finding.problem}: {finding.result}: "
@@ -110,7 +139,7 @@ def _correctness(
         log.line(f"NOT OK: {finding}")
     problems = len({finding.problem for finding in findings})
     text = (
-        f"Correctness: {len(findings)} checks of {problems} problems against float64, "
+        f"{title}: {len(findings)} checks of {problems} problems against float64, "
         f"{len(wrong)} of them failed."
     )
     log.line(text)
@@ -202,6 +231,12 @@ def _options() -> argparse.Namespace:
         type=Path,
         metavar="LIBRARY",
         help="run the script on tiny sizes without a GPU, on a host build of the kernels",
+    )
+    parser.add_argument(
+        "--handlers",
+        type=Path,
+        metavar="LIBRARY",
+        help="a rehearsal's libfastneg.so; without it the phase `handler` is left out",
     )
     return parser.parse_args()
 

@@ -51,7 +51,11 @@ def test_without_a_gpu_it_says_what_is_missing(tmp_path: Path) -> None:
 def test_rehearsal(kernels: cuda_on_host.Kernels, tmp_path: Path) -> None:
     """The whole script on tiny sizes, with the kernels on the host."""
     _torch()
-    run = _run("--rehearse", kernels.path, "--output", tmp_path, "--workload-seconds", "1")
+    handlers = Path(importlib.util.find_spec("fastneg").origin).with_name("libfastneg.so")
+    run = _run(
+        *("--rehearse", kernels.path, "--output", tmp_path, "--workload-seconds", "1"),
+        *(("--handlers", handlers) if handlers.exists() else ()),
+    )
     assert run.returncode == 0, run.stdout + run.stderr
     assert run.stdout.splitlines()[-1] == "all holds"
     facts = json.loads((tmp_path / "none-a-rehearsal.json").read_text())

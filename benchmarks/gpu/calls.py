@@ -33,6 +33,23 @@ class Call:
         self.kernels.run(self.args, torch.cuda.current_stream().cuda_stream if on_gpu else 0)
 
 
+@dataclasses.dataclass(frozen=True)
+class Caller:
+    """Calls a library; `handler.Handler` makes the same calls through XLA."""
+
+    kernels: library.Library
+    # Labels, weights, a margin: the kernels do for both losses what one operation asks for.
+    gives_shuffled_all = True
+
+    def gathered(self, user: Tensor, item: Tensor, **options: Any) -> Call:
+        """Both losses over gathered candidates."""
+        return gathered(self.kernels, user, item, **options)
+
+    def sv_softmax(self, pos_score: Tensor, neg_scores: Tensor, **options: Any) -> Call:
+        """The loss on scores."""
+        return sv_softmax(self.kernels, pos_score, neg_scores, **options)
+
+
 def gathered(
     kernels: library.Library,
     user: Tensor,

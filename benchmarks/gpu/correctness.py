@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gpu import calls, composition, library
+from gpu import composition
 
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 
@@ -51,7 +51,7 @@ class Finding:
 @dataclasses.dataclass
 class _Problem:
     name: str
-    call: calls.Call
+    call: Any  # A `calls.Call`, or like one.
     tensors: dict[str, Tensor]  # Those with a gradient, by the name of the result.
     loss: Callable[[dict[str, Tensor], dict[str, Any]], Tensor]
     usual: dict[str, float]
@@ -60,26 +60,26 @@ class _Problem:
 
 
 def check(
-    kernels: library.Library, device: torch.device, shapes: Any = SHAPES, scores: Any = SCORES
+    caller: Any, device: torch.device, shapes: Any = SHAPES, scores: Any = SCORES
 ) -> Iterator[Finding]:
-    """Yields what is found for every problem."""
+    """Yields what is found for every problem; `caller` is a `calls.Caller` or like one."""
     for dtype in DTYPES:
         for shape in shapes:
             for everything in (False, True):
                 for rolled in (True, False):
                     yield from _check_problem(
-                        _gathered(kernels, device, shape, dtype, everything, rolled)
+                        _gathered(caller, device, shape, dtype, everything, rolled)
                     )
         for shape in scores:
             for weighted in (False, True):
-                yield from _check_problem(_scored(kernels, device, shape, dtype, weighted))
+                yield from _check_problem(_scored(caller, device, shape, dtype, weighted))
 
 
 def check_workload(
-    kernels: library.Library, device: torch.device, shape: tuple[int, int, int], dtype: str
+    caller: Any, device: torch.device, shape: tuple[int, int, int], dtype: str
 ) -> list[Finding]:
     """The same for one size of the rolled loss."""
-    return list(_check_problem(_gathered(kernels, device, shape, dtype, False, True)))
+    return list(_check_problem(_gathered(caller, device, shape, dtype, False, True)))
 
 
 def _check_problem(problem: _Problem) -> Iterator[Finding]:
@@ -130,7 +130,7 @@ def _differentiate(problem: _Problem, dtype: torch.dtype) -> dict[str, Tensor]:
 
 
 def _gathered(
-    kernels: library.Library,
+    caller: Any,
     device: torch.device,
     shape: tuple[int, int, int],
     dtype: str,
@@ -151,6 +151,9 @@ def _gathered(
     options: dict[str, Any] = {
         name: float(torch.tensor(value, dtype=compute)) for name, value in _OPTIONS.items()
     }
+    takes_all = rolled or caller.gives_shuffled_all
+    if not takes_all:
+        options |= {"margin": 0.0, "t": 1.0}
     tensors = {"grad_user": user, "grad_item": item}
     facts: dict[str, Any] = {}
     if everything:
@@ -161,12 +164,10 @@ def _gathered(
         probability = uniform(batch_size) ** 4
         probability[-1] = 0
         ids = torch.randint(max(2, batch_size // 3), (batch_size,), generator=generator)
-        facts = {
-            "labels": labels.to(device),
-            "probability": probability.to(device, compute),
-            "ids": ids.to(device),
-        }
-        tensors["grad_weights"] = weights.to(device, compute)
+        facts = {"probability": probability.to(device, compute), "ids": ids.to(device)}
+        if takes_all:
+            facts["labels"] = labels.to(device)
+            tensors["grad_weights"] = weights.to(device, compute)
     if rolled:
         shifts = torch.randint(1, batch_size, (num_negatives,), generator=generator).to(device)
         candidates = composition.rolled_rows(shifts, batch_size)
@@ -175,8 +176,7 @@ def _gathered(
         order = [torch.randperm(batch_size, generator=generator) for _ in range(num_negatives)]
         candidates = torch.stack(order).to(device)
         given = {"permutations": candidates.to(torch.int32)}
-    call = calls.gathered(
-        kernels,
+    call = caller.gathered(
         user,
         item,
         **given,
@@ -206,7 +206,7 @@ def _gathered(
 
 
 def _scored(
-    kernels: library.Library,
+    caller: Any,
     device: torch.device,
     shape: tuple[int, int],
     dtype: str,
@@ -223,8 +223,8 @@ def _scored(
         weights = torch.rand(shape[0], generator=generator, dtype=torch.float64)
         weights[1:] *= weights[1:] > 0.2
         tensors["grad_weights"] = weights.to(device, compute)
-    call = calls.sv_softmax(
-        kernels, pos, neg, **scalars, threshold=0.0625, weights=tensors.get("grad_weights")
+    call = caller.sv_softmax(
+        pos, neg, **scalars, threshold=0.0625, weights=tensors.get("grad_weights")
     )
 
     def loss(tensors: dict[str, Tensor], scalars: dict[str, Any]) -> Tensor:
@@ -242,7 +242,7 @@ def _scored(
     return _Problem(name, call, tensors, loss, usual, tuple(scalars), scalars)
 
 
-def check_refusals(kernels: library.Library, device: torch.device) -> Iterator[Finding]:
+def check_refusals(caller: Any, device: torch.device) -> Iterator[Finding]:
     """What only the device can see: it must say so in its results and touch nothing else."""
     user = torch.ones(40, 16, device=device)
     shifts = torch.tensor([3, 80, 5, 0], device=device)
@@ -252,7 +252,7 @@ def check_refusals(kernels: library.Library, device: torch.device) -> Iterator[F
         ("a shift of 0", {"shifts": shifts}, 1),
         ("no permutation", {"permutations": permutations}, 47),
     ):
-        results = _run(calls.gathered(kernels, user, user, **given))
+        results = _run(caller.gathered(user, user, **given))
         found = int(results.pop("error_index"))
         yield Finding(name, "error_index", abs(found - index), 0.0, 0.0)
         for result, values in results.items():
@@ -260,13 +260,13 @@ def check_refusals(kernels: library.Library, device: torch.device) -> Iterator[F
             yield Finding(name, f"{result} is NaN", float(others), 0.0, 0.0)
 
 
-def _run(call: calls.Call) -> dict[str, Tensor]:
+def _run(call: Any) -> dict[str, Tensor]:
     call.poison()
     call.launch()
     return {name: tensor.clone() for name, tensor in call.results.items()}
 
 
-def _replay(call: calls.Call) -> dict[str, Tensor]:
+def _replay(call: Any) -> dict[str, Tensor]:
     graph = torch.cuda.CUDAGraph()
     torch.cuda.synchronize()
     with torch.cuda.graph(graph):

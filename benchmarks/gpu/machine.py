@@ -66,10 +66,10 @@ def l2_bytes() -> int:
     return int(getattr(torch.cuda.get_device_properties(0), "L2_cache_size", 64 << 20))
 
 
-def build(folder: Path, log: Any, *, flags: str = "") -> tuple[Path, Path]:
-    """Compiles the kernels for this machine's GPU; returns the library and the C++ test.
+def build(folder: Path, log: Any, *, flags: str = "") -> tuple[Path, Path, Path]:
+    """Compiles for this machine's GPU; returns the kernels, the C++ test, and `libfastneg.so`.
 
-    `flags` make a variant, whose C++ test is not built.
+    `flags` make a variant of the kernels, without the others.
     """
     import torch
 
@@ -81,7 +81,9 @@ def build(folder: Path, log: Any, *, flags: str = "") -> tuple[Path, Path]:
     ]
     if shutil.which("ninja") and not (folder / "CMakeCache.txt").exists():
         configure += ["-G", "Ninja"]
-    targets = ("fastneg_cuda",) if flags else ("fastneg_cuda", "fastneg_cuda_test")
+    targets = ["fastneg_cuda"]
+    if not flags:
+        targets += ["fastneg_cuda_test", "fastneg_library"]
     compile_all = ["cmake", "--build", str(folder), "-j", str(os.cpu_count()), "--target", *targets]
     for command in (configure, compile_all):
         run = subprocess.run(
@@ -90,7 +92,8 @@ def build(folder: Path, log: Any, *, flags: str = "") -> tuple[Path, Path]:
         log.detail(run.stdout)
         if run.returncode != 0:
             raise RuntimeError(f"{' '.join(command)} must succeed:\n{run.stdout[-4000:]}")
-    return folder / "fastneg" / "_cuda.so", folder / "fastneg_cuda_test"
+    package = folder / "fastneg"
+    return package / "_cuda.so", folder / "fastneg_cuda_test", package / "libfastneg.so"
 
 
 def _output(*command: str) -> str:

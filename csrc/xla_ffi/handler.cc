@@ -97,6 +97,11 @@ FASTNEG_EXPORT XLA_FFI_Error* FastnegXlaCudaHandler(XLA_FFI_CallFrame* frame) {
   return fastneg::xla_ffi::RunOnCuda(frame);
 }
 
+// Of the kernels that FastnegLoadCuda has loaded, if they are such that run on the host: for tests.
+FASTNEG_EXPORT XLA_FFI_Error* FastnegXlaCudaOnHostHandler(XLA_FFI_CallFrame* frame) {
+  return fastneg::xla_ffi::RunOnHostInPlaceOfCuda(frame);
+}
+
 // Registers a handler as `target` for a platform of XLA's, "Host" or "CUDA": of the CPU's kernels, or of those that
 // FastnegLoadCuda has loaded (on the host, for tests, such that run there). Returns null, or why it could not be done,
 // which stays valid until this thread calls again.

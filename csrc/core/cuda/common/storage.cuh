@@ -27,11 +27,12 @@ __device__ __forceinline__ float Widen(Float16 x) {
   asm("cvt.f32.f16 %0, %1;" : "=f"(result) : "h"(x.bits));
   return result;
 #else
-  // Exponent and mantissa shifted into place are 2^-112 times the number, subnormal or not; infinities and NaNs have to
-  // be put where they belong.
+  // A subnormal number counts 2^-24; of the others exponent and mantissa are shifted into place, where infinities and NaNs
+  // keep the largest exponent. No subnormal float appears, which the host may take for 0.
   const uint32_t magnitude = static_cast<uint32_t>(x.bits & 0x7fff) << 13;
-  const float scaled = __uint_as_float(magnitude) * 0x1p112f;
-  const uint32_t bits = magnitude >= 0x0f800000 ? magnitude | 0x7f800000 : __float_as_uint(scaled);
+  uint32_t bits = magnitude + (112u << 23);
+  if (magnitude < 0x00800000) bits = __float_as_uint(static_cast<float>(x.bits & 0x03ff) * 0x1p-24f);
+  if (magnitude >= 0x0f800000) bits = magnitude | 0x7f800000;
   return __uint_as_float(bits | static_cast<uint32_t>(x.bits & 0x8000) << 16);
 #endif
 }
