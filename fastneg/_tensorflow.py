@@ -13,7 +13,9 @@ import tensorflow as tf
 from tensorflow.compiler.tf2xla.ops import gen_xla_ops
 from tensorflow.core.framework import attr_value_pb2
 from tensorflow.python import pywrap_tfe
+from tensorflow.python.distribute.sharded_variable import ShardedVariable
 from tensorflow.python.eager import forwardprop_util, record
+from tensorflow.python.framework.func_graph import FuncGraph
 from tensorflow.python.ops import control_flow_util
 
 _OLDEST = (2, 16)
@@ -35,6 +37,26 @@ def in_xla() -> bool:
     if tf.executing_eagerly():
         return False
     return bool(control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph()))
+
+
+def is_argument_or_variable(value: Any) -> bool:
+    """Whether a tensor of a graph is an argument of the outermost function, or a variable's value.
+
+    Its gradient is then nobody's to process but the caller's.
+    """
+    if isinstance(value, tf.Variable):
+        return True
+    operation = value.op
+    while operation.type in ("Identity", "Cast"):
+        operation = operation.inputs[0].op
+    if operation.type == "Placeholder":
+        return not isinstance(operation.graph.outer_graph, FuncGraph)
+    return bool(operation.type == "ReadVariableOp")
+
+
+def shards_of(value: Any) -> list[Any] | None:
+    """Returns the variables that a variable sharded by a distribution strategy is made of."""
+    return list(value.variables) if isinstance(value, ShardedVariable) else None
 
 
 def is_followed(tensors: Sequence[tf.Tensor]) -> bool:

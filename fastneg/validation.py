@@ -10,15 +10,25 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-_EMBEDDING_DTYPES = frozenset({tf.float16, tf.bfloat16, tf.float32, tf.float64})
-_FLOAT_DTYPES = _EMBEDDING_DTYPES
+from fastneg._tensorflow import in_xla
+
+FLOAT_DTYPES = frozenset({tf.float16, tf.bfloat16, tf.float32, tf.float64})
 _INTEGER_DTYPES = frozenset(
     {tf.int8, tf.uint8, tf.int16, tf.uint16, tf.int32, tf.uint32, tf.int64, tf.uint64}
 )
-_REAL_DTYPES = _FLOAT_DTYPES | _INTEGER_DTYPES
+_REAL_DTYPES = FLOAT_DTYPES | _INTEGER_DTYPES
 # uint64 is left out: its values do not fit the int64 that shifts are computed in.
 _SHIFT_DTYPES = _INTEGER_DTYPES - {tf.uint64}
 _MOST_NEGATIVES = 2**31 - 1
+# Floats of smaller magnitude that are whole numbers are what they were before they became floats.
+_WHOLE_BELOW = {
+    tf.bfloat16: 2.0**8,
+    tf.float16: 2.0**11,
+    tf.float32: 2.0**24,
+    tf.float64: 2.0**53,
+}
+# Takes the place of an id that is none where nothing can be raised, inside XLA.
+NO_ID = tf.int64.min
 # TensorFlow takes microseconds to say so.
 _LARGEST = {dtype: float(dtype.max) for dtype in (tf.float32, tf.float64)}
 
@@ -51,7 +61,7 @@ def embedding_pair(
     left = to_tensor(left_name, left)
     right = to_tensor(right_name, right, dtype_hint=left.dtype)
     for name, value in ((left_name, left), (right_name, right)):
-        if value.dtype not in _EMBEDDING_DTYPES:
+        if value.dtype not in FLOAT_DTYPES:
             raise ValueError(
                 f"`{name}` must be float16, bfloat16, float32 or float64. "
                 f"Received: {value.dtype.name}."
@@ -59,7 +69,7 @@ def embedding_pair(
         if value.shape.rank not in (2, None):
             raise ValueError(
                 f"`{name}` must have rank 2, [batch_size, embedding_dim]. "
-                f"Received: {_text(value.shape)}."
+                f"Received: {shape_text(value.shape)}."
             )
     if left.dtype != right.dtype:
         raise ValueError(
@@ -68,8 +78,8 @@ def embedding_pair(
         )
     if not right.shape.is_compatible_with(left.shape):
         raise ValueError(
-            f"`{right_name}` must have the shape of `{left_name}`, {_text(left.shape)}. "
-            f"Received: {_text(right.shape)}."
+            f"`{right_name}` must have the shape of `{left_name}`, {shape_text(left.shape)}. "
+            f"Received: {shape_text(right.shape)}."
         )
     return left, right
 
@@ -81,7 +91,7 @@ def scores(
     negatives = to_tensor(negatives_name, negatives)
     positive = to_tensor(positive_name, positive, dtype_hint=negatives.dtype)
     for name, value in ((positive_name, positive), (negatives_name, negatives)):
-        if value.dtype not in _FLOAT_DTYPES:
+        if value.dtype not in FLOAT_DTYPES:
             raise ValueError(
                 f"`{name}` must be float16, bfloat16, float32 or float64. "
                 f"Received: {value.dtype.name}."
@@ -89,7 +99,7 @@ def scores(
     if negatives.shape.rank not in (2, None):
         raise ValueError(
             f"`{negatives_name}` must have rank 2, [num_rows, num_negatives]. "
-            f"Received: {_text(negatives.shape)}."
+            f"Received: {shape_text(negatives.shape)}."
         )
     if positive.dtype != negatives.dtype:
         raise ValueError(
@@ -103,7 +113,7 @@ def scores(
 def floating(name: str, value: Any) -> tf.Tensor:
     """Checks a floating-point tensor; its shape is for `per_row`."""
     value = to_tensor(name, value)
-    if value.dtype not in _FLOAT_DTYPES:
+    if value.dtype not in FLOAT_DTYPES:
         raise ValueError(
             f"`{name}` must be float16, bfloat16, float32 or float64. Received: {value.dtype.name}."
         )
@@ -113,62 +123,16 @@ def floating(name: str, value: Any) -> tf.Tensor:
 def embeddings(name: str, value: Any) -> tf.Tensor:
     """Checks one embedding matrix [B, D]."""
     value = to_tensor(name, value)
-    if value.dtype not in _EMBEDDING_DTYPES:
+    if value.dtype not in FLOAT_DTYPES:
         raise ValueError(
             f"`{name}` must be float16, bfloat16, float32 or float64. Received: {value.dtype.name}."
         )
     if value.shape.rank not in (2, None):
         raise ValueError(
             f"`{name}` must have rank 2, [batch_size, embedding_dim]. "
-            f"Received: {_text(value.shape)}."
+            f"Received: {shape_text(value.shape)}."
         )
     return value
-
-
-def table(name: str, value: Any, num_rows: int, row_shape: list[int | None]) -> list[Any]:
-    """Checks a table that may come in shards; returns these as `tf.gather` takes them.
-
-    A variable stays one: reading all of it would copy it, and gathering its rows does not.
-    """
-    shards = list(value) if isinstance(value, (list, tuple)) else [value]
-    if not shards:
-        raise ValueError(f"`{name}` must have at least one shard. Received: {value!r}.")
-    shards = [_gatherable(name, shard) for shard in shards]
-    sizes: list[int | None] = []
-    expected = [num_rows if len(shards) == 1 else None, *row_shape]
-    for shard in shards:
-        if shard.dtype not in _EMBEDDING_DTYPES or shard.dtype != shards[0].dtype:
-            raise ValueError(
-                f"`{name}` must be float16, bfloat16, float32 or float64, the same in all shards. "
-                f"Received: {shard.dtype.name}."
-            )
-        if not shard.shape.is_compatible_with(expected):
-            dims = [
-                "num_classes" if len(shards) == 1 else "rows",
-                *["embedding_dim"] * len(row_shape),
-            ]
-            raise ValueError(
-                f"`{name}` must have shape [{', '.join(dims)}], "
-                f"{[size if size is not None else 'any' for size in expected]}. "
-                f"Received: {_text(shard.shape)}."
-            )
-        sizes.append(shard.shape[0] if shard.shape.rank else None)
-    # How TensorFlow's "div" strategy splits a table: evenly, the first shards one row larger.
-    even = [num_rows // len(shards) + (i < num_rows % len(shards)) for i in range(len(shards))]
-    if any(size not in (wanted, None) for size, wanted in zip(sizes, even, strict=True)):
-        raise ValueError(
-            f"`{name}` must have `num_classes`, {num_rows}, rows, evenly split into shards of "
-            f"{even} rows. Received: {sizes}."
-        )
-    return shards
-
-
-def _gatherable(name: str, value: Any) -> Any:
-    if isinstance(value, (tf.Variable, tf.Tensor)):
-        return value
-    # A variable of Keras holds one of TensorFlow.
-    inner = getattr(value, "_value", None)
-    return inner if isinstance(inner, tf.Variable) else to_tensor(name, value)
 
 
 def static_batch_size(*tensors: tf.Tensor | None) -> int | None:
@@ -200,11 +164,61 @@ def real_tensor(name: str, value: Any, dtype: tf.DType) -> tf.Tensor:
 
 
 def integer_ids(name: str, value: Any) -> tf.Tensor:
-    """Checks integer ids and casts them to int64, which keeps different ids different."""
-    value = to_tensor(name, value, dtype_hint=tf.int64)
+    """Checks integer ids and casts them to int64, which keeps different ids different.
+
+    Floats that hold integers are taken, too: Keras makes floats of much that was none. Inside XLA
+    others become `NO_ID`.
+    """
+    value = _integers(name, value, NO_ID)
     if value.dtype not in _INTEGER_DTYPES:
         raise ValueError(f"`{name}` must be integers. Received: {value.dtype.name}.")
     return value if value.dtype == tf.int64 else tf.cast(value, tf.int64)
+
+
+def _integers(name: str, value: Any, otherwise: int) -> tf.Tensor:
+    """Converts to a tensor, floats to int64; inside XLA to `otherwise` where they hold no integer.
+
+    Raises:
+        ValueError: A constant holds no integer.
+        tf.errors.InvalidArgumentError: Another tensor holds none: at once, or when the graph runs.
+    """
+    tensor = to_tensor(name, value, dtype_hint=tf.int64)
+    if tensor.dtype not in _WHOLE_BELOW:
+        return tensor
+    if not hasattr(value, "dtype"):
+        tensor = _as_float64(value, tensor)  # Lists become float32 unless told otherwise.
+    limit = _WHOLE_BELOW[tensor.dtype]
+    requirement = (
+        f"`{name}` must be integers, which {tensor.dtype.name} holds exactly below "
+        f"2**{int(math.log2(limit))}."
+    )
+    constant = tf.get_static_value(tensor)
+    if constant is not None:
+        known = np.asarray(constant, np.float64)
+        whole = (np.floor(known) == known) & (np.abs(known) < limit)
+        if whole.all():
+            return tf.constant(known.astype(np.int64))
+        message = f"{requirement} Received: {known[~whole][0]}."
+        if isinstance(value, tf.Tensor) and tf.executing_eagerly():
+            raise tf.errors.InvalidArgumentError(None, None, message)
+        raise ValueError(message)
+    numbers = tf.cast(tensor, tf.float64)
+    whole = tf.equal(tf.floor(numbers), numbers) & (tf.abs(numbers) < limit)
+    if in_xla():
+        numbers = tf.where(whole, numbers, tf.constant(otherwise, tf.float64))
+    else:
+        wrong = tf.boolean_mask(numbers, tf.logical_not(whole))[:1]
+        check = tf.debugging.Assert(tf.reduce_all(whole), [requirement, "Received:", wrong])
+        with tf.control_dependencies([check]):
+            numbers = tf.identity(numbers)
+    return tf.cast(numbers, tf.int64)
+
+
+def _as_float64(value: Any, tensor: tf.Tensor) -> tf.Tensor:
+    try:
+        return tf.convert_to_tensor(value, tf.float64)
+    except (TypeError, ValueError):  # A list of tensors.
+        return tensor
 
 
 def per_row(
@@ -219,7 +233,7 @@ def per_row(
         return
     size = "batch_size" if batch_size is None else batch_size
     expected = f"[{size}] or [{size}, 1]" if allow_column else f"[{size}]"
-    raise ValueError(f"`{name}` must have shape {expected}. Received: {_text(value.shape)}.")
+    raise ValueError(f"`{name}` must have shape {expected}. Received: {shape_text(value.shape)}.")
 
 
 def weights(
@@ -275,7 +289,7 @@ def number_or_scalar(name: str, value: Any, dtype: tf.DType) -> float | tf.Tenso
         return result
     tensor = real_tensor(name, value, dtype)
     if tensor.shape.rank not in (0, None):
-        raise ValueError(f"`{name}` must be a scalar. Received: {_text(tensor.shape)}.")
+        raise ValueError(f"`{name}` must be a scalar. Received: {shape_text(tensor.shape)}.")
     return tensor
 
 
@@ -326,8 +340,8 @@ def _check_integer(name: str, value: Any, alternative: str = "") -> None:
 
 
 def shifts(name: str, value: Any) -> tf.Tensor:
-    """Checks integer shifts [K] and casts them to int64."""
-    value = to_tensor(name, value, dtype_hint=tf.int64)
+    """Checks integer shifts [K] and casts them to int64; inside XLA floats that are none to 0."""
+    value = _integers(name, value, 0)
     if value.dtype not in _SHIFT_DTYPES:
         raise ValueError(
             f"`{name}` must be integers of at most 64 bits, signed if 64. "
@@ -335,14 +349,14 @@ def shifts(name: str, value: Any) -> tf.Tensor:
         )
     if value.shape.rank not in (1, None):
         raise ValueError(
-            f"`{name}` must have rank 1, [num_negatives]. Received: {_text(value.shape)}."
+            f"`{name}` must have rank 1, [num_negatives]. Received: {shape_text(value.shape)}."
         )
     return value if value.dtype == tf.int64 else tf.cast(value, tf.int64)
 
 
 def permutations(name: str, value: Any, batch_size: int | None) -> tf.Tensor:
-    """Checks integers [K, B] and casts them to int32 or int64."""
-    value = to_tensor(name, value, dtype_hint=tf.int64)
+    """Checks integers [K, B] and casts them to int32 or int64; floats as `integer_ids` does."""
+    value = _integers(name, value, NO_ID)
     if value.dtype not in _SHIFT_DTYPES:
         raise ValueError(
             f"`{name}` must be integers of at most 64 bits, signed if 64. "
@@ -355,12 +369,14 @@ def permutations(name: str, value: Any, batch_size: int | None) -> tf.Tensor:
     ):
         size = "batch_size" if batch_size is None else batch_size
         raise ValueError(
-            f"`{name}` must have shape [num_negatives, {size}]. Received: {_text(value.shape)}."
+            f"`{name}` must have shape [num_negatives, {size}]. "
+            f"Received: {shape_text(value.shape)}."
         )
     if value.dtype in (tf.int32, tf.int64):
         return value
     return tf.cast(value, tf.int64 if value.dtype == tf.uint32 else tf.int32)
 
 
-def _text(shape: tf.TensorShape) -> str:
+def shape_text(shape: tf.TensorShape) -> str:
+    """A shape as messages have it."""
     return "unknown rank" if shape.rank is None else str(shape.as_list())

@@ -36,7 +36,10 @@ STATIC: dict[str, tuple[dict[str, Any], str]] = {
     "labels complex": ({"labels": _ones(B, dtype=np.complex64)}, r"`labels` must be bool, integer"),
     "session_ids short": ({"session_ids": np.arange(7)}, r"`session_ids` must have shape \[8\] or"),
     "session_ids long": ({"session_ids": np.arange(9)}, r"`session_ids` must have .*: \[9\]\."),
-    "session_ids float": ({"session_ids": _ones(B)}, r"`session_ids` must be integers\. .*float32"),
+    "session_ids float": (
+        {"session_ids": 1.5 * _ones(B)},
+        r"`session_ids` must be integers, .*1\.5",
+    ),
     "weights short": ({"weights": _ones(7)}, r"`weights` must have shape \[8\] or \[8, 1\]\. Rec"),
     "weights wide": ({"weights": _ones(B, 2)}, r"`weights` must have shape .* \[8, 2\]\."),
     "weights text": ({"weights": "heavy"}, r"`weights` must be a real number"),

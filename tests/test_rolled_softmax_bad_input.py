@@ -64,8 +64,8 @@ STATIC = {
     "weights None": ({"weights": None}, r"`weights` must be convertible to a tensor. .*None"),
     "shifts scalar": ({"shifts": 3}, r"`shifts` must have rank 1, \[num_negatives\]\. Rec.*\[\]\."),
     "shifts rank": ({"shifts": [[1, 2]]}, r"`shifts` must have rank 1, .* Received: \[1, 2\]\."),
-    "shifts float": ({"shifts": [1.0, 2.0]}, r"`shifts` must be integers .* Received: float32\."),
-    "shifts NumPy float": ({"shifts": _ones(2)}, r"`shifts` must be integers .* float32\."),
+    "shifts float": ({"shifts": [1.0, 2.5]}, r"`shifts` must be integers, .* Received: 2\.5\."),
+    "shifts NumPy float": ({"shifts": 1.5 * _ones(2)}, r"`shifts` must be integers, .* 1\.5\."),
     "shifts bool": ({"shifts": np.array([True])}, r"`shifts` must be integers .* Received: bool\."),
     "shifts uint64": ({"shifts": _ones(2, dtype=np.uint64)}, r"`shifts` must be integers"),
     "shifts empty": ({"shifts": _ones(0, dtype=np.int64)}, r"must be at least 1 .* Received: 0\."),
@@ -79,7 +79,8 @@ STATIC = {
         r"`candidate_sampling_probability` must have shape \[8\]\. Received: \[\]\.",
     ),
     "ids short": ({"candidate_ids": np.arange(7)}, r"`candidate_ids` must have shape \[8\]\. Rec"),
-    "ids float": ({"candidate_ids": _ones(B)}, r"`candidate_ids` must be integers\. .*float32\."),
+    "ids float": ({"candidate_ids": 1.5 * _ones(B)}, r"`candidate_ids` must be integers, .* 1\.5"),
+    "ids bool": ({"candidate_ids": _ones(B) > 0}, r"`candidate_ids` must be integers\. .* bool\."),
     **{
         f"{name} {value}": ({name: value}, rf"`{name}` must be a finite number\. Received: {value}")
         for name in ("gamma", "margin", "t")

@@ -63,7 +63,10 @@ STATIC = {
     "num_classes float": ({"num_classes": 10.0}, r"`num_classes` must be a Python integer\. Rec"),
     "biases rank": ({"biases": _ones(V, 1)}, r"`biases` must have shape \[num_classes\], \[10\]\."),
     "biases short": ({"biases": _ones(V - 1)}, r"`biases` must have shape .* Received: \[9\]\."),
-    "labels float": ({"labels": _ones(B, 1)}, r"`labels` must be integers\. Received: float32\."),
+    "labels float": (
+        {"labels": 0.5 * _ones(B, 1)},
+        r"`labels` must be integers, .* Received: 0\.5",
+    ),
     "labels wide": (
         {"labels": np.zeros([B, 2], np.int64)},
         r"`labels` must have shape \[batch_size, 1\] or \[batch_size\]\. Received: \[6, 2\]\.",
@@ -94,8 +97,8 @@ STATIC = {
     "samples not a tuple": ({"sampled_values": 3}, r"`sampled_values` must be a tuple \(.* Rec.*3"),
     "samples of two": ({"sampled_values": _samples()[:2]}, r"`sampled_values` must be a tuple \("),
     "samples float": (
-        {"sampled_values": _samples(sampled=_ones(S))},
-        r"`sampled_values\[0\]` must be integers\. Received: float32\.",
+        {"sampled_values": _samples(sampled=0.5 * _ones(S))},
+        r"`sampled_values\[0\]` must be integers, .* Received: 0\.5\.",
     ),
     "samples none": (
         {"sampled_values": _samples(sampled=np.arange(0), counts=_ones(0))},

@@ -46,14 +46,14 @@ STATIC = {
         {"permutations": IDENTITY[:, :7]},
         r"`permutations` must have shape \[num_negatives, 8\]\. Received: \[2, 7\]\.",
     ),
-    "permutations float": ({"permutations": _ones(2, B)}, r"`permutations` must be integers"),
+    "permutations bool": ({"permutations": _ones(2, B) > 0}, r"`permutations` must be integers"),
     "permutations uint64": ({"permutations": IDENTITY.astype(np.uint64)}, r"signed if 64"),
     "no permutation": ({"permutations": IDENTITY[:0]}, r"`num_negatives` must be at least 1"),
     "probability short": (
         {"candidate_sampling_probability": _ones(7)},
         r"`candidate_sampling_probability` must have shape \[8\]\. Received: \[7\]\.",
     ),
-    "ids float": ({"candidate_ids": _ones(B)}, r"`candidate_ids` must be integers"),
+    "ids bool": ({"candidate_ids": _ones(B) > 0}, r"`candidate_ids` must be integers"),
     "ids short": ({"candidate_ids": np.arange(7)}, r"`candidate_ids` must have shape \[8\]"),
     "batch with ids": (
         {"normalize": "batch", "candidate_ids": np.arange(B)},

@@ -1,10 +1,12 @@
 """What the arguments of all losses have in common."""
 
+import math
 from typing import Any, TypeVar
 
 import tensorflow as tf
 
 from fastneg import validation
+from fastneg._tensorflow import in_xla
 
 _Arguments = TypeVar("_Arguments", bound="Arguments")
 
@@ -16,7 +18,13 @@ class Arguments:
     types, static shapes and constants tell, draws what was not given, and hands the results to
     `_settle`: whoever gets such an object need not look at these things again. What only values or
     run-time shapes tell is for the backends to check.
+
+    Attributes:
+        loss_factor: What the backend's loss is to be multiplied by: a weight that is a number, and
+            NaN where that is the only way to say that an argument was wrong.
     """
+
+    loss_factor: float | tf.Tensor = 1.0
 
     def _settle(self, **values: Any) -> None:
         """Sets fields while the object is constructed, when it is not yet frozen for anyone."""
@@ -27,6 +35,23 @@ class Arguments:
         copy = object.__new__(type(self))
         vars(copy).update(vars(self), **changes)
         return copy
+
+    def scaled(self, loss: tf.Tensor) -> tf.Tensor:
+        """Returns the loss that a user gets, from what a backend computed."""
+        if isinstance(self.loss_factor, float) and self.loss_factor == 1.0:
+            return loss
+        return loss * self.loss_factor
+
+
+def ids_factor(given: Any, ids: tf.Tensor | None, dtype: tf.DType) -> float | tf.Tensor:
+    """A factor of the loss: NaN inside XLA where not all floats that were given were ids, else 1.
+
+    For ids of which any number is one: others are for the backends to refuse.
+    """
+    if in_xla() and isinstance(given, tf.Tensor) and given.dtype.is_floating:
+        wrong = tf.reduce_any(tf.equal(ids, validation.NO_ID))
+        return tf.where(wrong, tf.constant(math.nan, dtype), tf.ones([], dtype))
+    return 1.0
 
 
 def per_candidate(

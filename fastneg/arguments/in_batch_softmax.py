@@ -1,12 +1,12 @@
 """The arguments of `in_batch_softmax_loss`, and those that `positive_ranks` shares with it."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import tensorflow as tf
 
 from fastneg import validation
-from fastneg.arguments.common import Arguments, per_candidate
+from fastneg.arguments.common import Arguments, ids_factor, per_candidate
 
 CORRECTIONS = ("standard", "refined")
 REDUCTIONS = ("mean", "sum", "none")
@@ -57,7 +57,8 @@ class PositiveRanksArguments(Arguments):
                 "`candidate_embeddings` must have at least one row where `query_embeddings` has "
                 f"{batch_size}. Received: 0."
             )
-        _, ids = per_candidate(None, self.candidate_ids, num_candidates, query.dtype)
+        dtype = validation.compute_dtype(query.dtype)
+        _, ids = per_candidate(None, self.candidate_ids, num_candidates, dtype)
         if mask is not None:
             mask = _booleans("candidate_mask", mask)
             validation.per_row("candidate_mask", mask, num_candidates)
@@ -77,7 +78,14 @@ class PositiveRanksArguments(Arguments):
             candidate_ids=ids,
             candidate_mask=mask,
             score_mask=score_mask,
+            loss_factor=ids_factor(self.candidate_ids, ids, dtype),
         )
+
+    def marked(self, ranks: tf.Tensor) -> tf.Tensor:
+        """Returns the ranks that a user gets: -1 where a loss would be NaN."""
+        if isinstance(self.loss_factor, float):
+            return ranks
+        return tf.where(tf.math.is_nan(self.loss_factor), -1, ranks)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -104,7 +112,6 @@ class InBatchSoftmaxArguments(PositiveRanksArguments):
         bidirectional: Whether candidates are classified too; without `positives`,
             `num_hard_negatives` and the refined correction.
         reduction: "mean", "sum" or "none".
-        loss_factor: A number to multiply the loss by, which is not the backend's business.
     """
 
     sample_weight: tf.Tensor | None
@@ -119,7 +126,6 @@ class InBatchSoftmaxArguments(PositiveRanksArguments):
     negative_weight: float
     bidirectional: bool
     reduction: str
-    loss_factor: float = field(init=False)
 
     def __post_init__(self) -> None:
         """Converts, and checks what static shapes and constants tell."""
@@ -157,7 +163,7 @@ class InBatchSoftmaxArguments(PositiveRanksArguments):
             and self.correction != "refined",
             negative_weight=validation.number("negative_weight", self.negative_weight),
             bidirectional=validation.flag("bidirectional", self.bidirectional),
-            loss_factor=loss_factor,
+            loss_factor=loss_factor * self.loss_factor,
         )
         self._check_combinations()
 

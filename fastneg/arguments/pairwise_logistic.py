@@ -1,11 +1,11 @@
 """The arguments of `pairwise_loss`."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import tensorflow as tf
 
 from fastneg import validation
-from fastneg.arguments.common import Arguments
+from fastneg.arguments.common import Arguments, ids_factor
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -23,7 +23,6 @@ class PairwiseLogisticArguments(Arguments):
             differentiated.
         temperature: As `margin`; a float is not 0.
         weights: [B] or [B, 1] in the compute dtype, or None for 1 everywhere.
-        loss_factor: A number to multiply the loss by, which is not the backend's business.
     """
 
     labels: tf.Tensor
@@ -32,7 +31,6 @@ class PairwiseLogisticArguments(Arguments):
     margin: float | tf.Tensor
     temperature: float | tf.Tensor
     weights: tf.Tensor | None
-    loss_factor: float = field(init=False)
 
     def __post_init__(self) -> None:
         """Converts, and checks what static shapes and constants tell."""
@@ -42,18 +40,19 @@ class PairwiseLogisticArguments(Arguments):
         batch_size = validation.static_batch_size(logits, labels)
         validation.per_row("logits", logits, batch_size, allow_column=True)
         validation.per_row("labels", labels, batch_size, allow_column=True)
+        weights, loss_factor = validation.weights(
+            "weights", self.weights, labels, batch_size, dtype
+        )
         session_ids = self.session_ids
         if session_ids is not None:
             session_ids = validation.integer_ids("session_ids", session_ids)
             validation.per_row("session_ids", session_ids, batch_size, allow_column=True)
+            loss_factor *= ids_factor(self.session_ids, session_ids, dtype)
         margin = validation.number_or_scalar("margin", self.margin, dtype)
         temperature = validation.number_or_scalar("temperature", self.temperature, dtype)
         # A number that is 0 in the compute dtype divides by 0 just as well.
         if not isinstance(temperature, tf.Tensor) and dtype.as_numpy_dtype(temperature) == 0:
             raise ValueError(f"`temperature` must not be 0. Received: {temperature!r}.")
-        weights, loss_factor = validation.weights(
-            "weights", self.weights, labels, batch_size, dtype
-        )
         self._settle(
             labels=labels,
             logits=logits,

@@ -1,11 +1,11 @@
 """The arguments of `softmax_loss_with_negative_mining`."""
 
-from dataclasses import InitVar, dataclass, field
+from dataclasses import InitVar, dataclass
 
 import tensorflow as tf
 
 from fastneg import validation
-from fastneg.arguments.common import Arguments, per_candidate
+from fastneg.arguments.common import Arguments, ids_factor, per_candidate
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -34,7 +34,6 @@ class RolledSoftmaxArguments(Arguments):
         candidate_sampling_probability: [B] in the compute dtype, a constant for differentiation; or
             None.
         candidate_ids: [B], int64, or None.
-        loss_factor: A number to multiply the loss by, which is not the backend's business.
     """
 
     user_emb: tf.Tensor
@@ -50,7 +49,6 @@ class RolledSoftmaxArguments(Arguments):
     shifts: tf.Tensor
     candidate_sampling_probability: tf.Tensor | None
     candidate_ids: tf.Tensor | None
-    loss_factor: float = field(init=False)
 
     def __post_init__(self, num_negative_samples: int, seed: int | None) -> None:
         """Converts, checks what static shapes tell, and draws the shifts where none are given."""
@@ -91,7 +89,7 @@ class RolledSoftmaxArguments(Arguments):
             shifts=shifts,
             candidate_sampling_probability=probability,
             candidate_ids=ids,
-            loss_factor=loss_factor,
+            loss_factor=loss_factor * ids_factor(self.candidate_ids, ids, dtype),
         )
 
 

@@ -10,6 +10,7 @@ from fastneg import validation
 from fastneg._tensorflow import in_xla
 from fastneg.arguments.common import Arguments
 from fastneg.arguments.log_uniform_sampler import log_uniform_sample
+from fastneg.arguments.tables import table
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -66,10 +67,10 @@ class SampledSoftmaxArguments(Arguments):
             )
         inputs = validation.embeddings("inputs", self.inputs)
         width = inputs.shape[1] if inputs.shape.rank == 2 else None
-        weights = validation.table("weights", self.weights, num_classes, [width])
+        weights = table("weights", self.weights, num_classes, [width])
         biases = self.biases
         if biases is not None:
-            biases = validation.table("biases", biases, num_classes, [])
+            biases = table("biases", biases, num_classes, [])
         labels = _labels(self.labels, num_true)
         batch_size = validation.static_batch_size(inputs, labels)
         for name, value in (("inputs", inputs), ("labels", labels)):

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from fastneg import validation
 from fastneg._tensorflow import in_xla
-from fastneg.arguments.common import Arguments, per_candidate
+from fastneg.arguments.common import Arguments, ids_factor, per_candidate
 
 NORMALIZATIONS = ("candidates", "batch")
 
@@ -99,6 +99,7 @@ class ShuffledCosineArguments(Arguments):
             candidate_sampling_probability=probability,
             candidate_ids=ids,
             gamma=gamma,
+            loss_factor=ids_factor(self.candidate_ids, ids, dtype),
         )
 
     def _refuse_candidates(self) -> None:

@@ -1,6 +1,6 @@
 """The arguments of `support_vector_guided_softmax_loss`."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import tensorflow as tf
 
@@ -24,7 +24,6 @@ class SvSoftmaxArguments(Arguments):
         smooth: As `margin`.
         threshold: As `margin`, but a constant for differentiation.
         weights: [P] or [P, 1] in the compute dtype, or None for 1 everywhere.
-        loss_factor: A number to multiply the loss by, which is not the backend's business.
     """
 
     pos_score: tf.Tensor
@@ -34,7 +33,6 @@ class SvSoftmaxArguments(Arguments):
     smooth: float | tf.Tensor
     threshold: float | tf.Tensor
     weights: tf.Tensor | None
-    loss_factor: float = field(init=False)
 
     def __post_init__(self) -> None:
         """Converts, and checks what static shapes tell."""

@@ -133,5 +133,4 @@ def in_batch_softmax_loss(
             bidirectional=bidirectional,
             reduction=reduction,
         )
-        loss = common.backend("in_batch_softmax").in_batch_softmax(arguments)
-        return loss if arguments.loss_factor == 1.0 else loss * arguments.loss_factor
+        return arguments.scaled(common.backend("in_batch_softmax").in_batch_softmax(arguments))

@@ -37,7 +37,8 @@ def pairwise_loss(
             whose label is NaN is in no pair.
         logits: The rows' scores, x: [B] or [B, 1], float16, bfloat16, float32 or float64.
         session_ids: [B] or [B, 1] integers, in any order. Only rows of one session are paired. None
-            for a single session.
+            for a single session. Floats that are whole numbers will do, if none can be the rounded
+            form of another: float32 below 2**24, for instance.
         margin: By how much logits of a pair should differ, in units of the temperature. A number or
             scalar tensor.
         temperature: Divides differences of logits, not 0. A number or scalar tensor.
@@ -51,8 +52,9 @@ def pairwise_loss(
 
     Raises:
         ValueError: An argument or a static shape is wrong.
-        tf.errors.InvalidArgumentError: A run-time shape is wrong, or a temperature tensor is 0. The
-            composition inside XLA cannot raise for a temperature: its loss is NaN.
+        tf.errors.InvalidArgumentError: A run-time shape is wrong, a temperature tensor is 0, or a
+            float among the session ids is no integer. The composition inside XLA cannot raise for a
+            temperature, nor anything inside XLA for such a float: the loss is NaN.
 
     Example:
         >>> labels = tf.constant([1, 0, 1, 0])
@@ -80,5 +82,4 @@ def pairwise_loss(
             temperature=temperature,
             weights=weights,
         )
-        loss = common.backend("pairwise_logistic").pairwise_logistic(arguments)
-        return loss if arguments.loss_factor == 1.0 else loss * arguments.loss_factor
+        return arguments.scaled(common.backend("pairwise_logistic").pairwise_logistic(arguments))

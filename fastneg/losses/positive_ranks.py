@@ -63,4 +63,4 @@ def positive_ranks(
             candidate_mask=candidate_mask,
             score_mask=score_mask,
         )
-        return common.backend("positive_ranks").positive_ranks(arguments)
+        return arguments.marked(common.backend("positive_ranks").positive_ranks(arguments))

@@ -60,7 +60,8 @@ def softmax_loss_with_negative_mining(
             clipped below at 1e-9. Corrects for popular items serving as negatives more often (logQ
             correction). A constant for the gradient.
         candidate_ids: [B] integers. A negative with the row's own id is left out of the row's
-            softmax.
+            softmax. Here, and for `shifts`, floats that are whole numbers will do, if none can be
+            the rounded form of another: float32 below 2**24, for instance.
         name: Name of the scope in the graph.
 
     Returns:
@@ -71,8 +72,9 @@ def softmax_loss_with_negative_mining(
     Raises:
         ValueError: An argument or a static shape is wrong.
         tf.errors.InvalidArgumentError: A run-time shape is wrong, K is not less than a B known only
-            then, or a shift is 0 modulo B. A kernel on a GPU and the composition inside XLA cannot
-            raise for a shift: the loss is NaN there.
+            then, a shift is 0 modulo B, or a float is no integer where there should be one. Kernels
+            on a GPU and the composition inside XLA cannot raise for a shift, and nothing inside XLA
+            can for such a float: the loss is NaN there.
 
     Example:
         >>> users = tf.random.normal([8, 4], seed=1)
@@ -106,5 +108,4 @@ def softmax_loss_with_negative_mining(
             candidate_sampling_probability=candidate_sampling_probability,
             candidate_ids=candidate_ids,
         )
-        loss = common.backend("rolled_softmax").rolled_softmax(arguments)
-        return loss if arguments.loss_factor == 1.0 else loss * arguments.loss_factor
+        return arguments.scaled(common.backend("rolled_softmax").rolled_softmax(arguments))

@@ -37,10 +37,14 @@ def sampled_softmax_loss(
     class twice, only its last occurrence is left out, as in `tf.nn.compute_accidental_hits`.
 
     Args:
-        weights: The table, [V, D]: a variable or tensor, or a list of shards, whose rows TensorFlow
-            numbers as `tf.nn.embedding_lookup` does with the strategy "div".
+        weights: The table, [V, D]: a variable or tensor, a list of shards, whose rows TensorFlow
+            numbers as `tf.nn.embedding_lookup` does with the strategy "div", or a variable that a
+            distribution strategy has sharded. (Inside XLA, where no shape depends on values, the
+            gradient names B T + S rows: what is left over names a touched one again, with zeros.)
         biases: [V], likewise; None for no biases.
-        labels: [B, num_true] integers in 0 .. V - 1; also [B] where `num_true` is 1.
+        labels: [B, num_true] integers in 0 .. V - 1; also [B] where `num_true` is 1. Here, and for
+            sampled classes, floats that are whole numbers will do, if none can be the rounded form
+            of another: float32 below 2**24, for instance.
         inputs: [B, D]: float16, bfloat16, float32 or float64. The table is cast to this dtype
             where it has another one.
         num_sampled: S, a Python integer, 1 <= S <= V.
@@ -62,7 +66,8 @@ def sampled_softmax_loss(
     Raises:
         ValueError: An argument or a static shape is wrong.
         tf.errors.InvalidArgumentError: A run-time shape is wrong, or a label or a sampled class is
-            not in 0 .. V - 1. The composition inside XLA cannot raise: its losses are NaN.
+            not in 0 .. V - 1, or is a float and no integer. The composition inside XLA cannot
+            raise: its losses are NaN.
 
     Example:
         >>> table = tf.Variable(tf.random.normal([100, 8], seed=1))

@@ -52,7 +52,8 @@ def negative_cosine_loss(
             clipped below at 1e-9. Corrects for popular documents serving as negatives more often
             (logQ correction). A constant for the gradient.
         candidate_ids: [B] integers. A negative with the row's own id is left out of the row's
-            softmax.
+            softmax. Here, and for `permutations`, floats that are whole numbers will do, if none
+            can be the rounded form of another: float32 below 2**24, for instance.
         name: Name of the scope in the graph.
 
     Returns:
@@ -61,9 +62,10 @@ def negative_cosine_loss(
 
     Raises:
         ValueError: An argument or a static shape is wrong.
-        tf.errors.InvalidArgumentError: A run-time shape is wrong, a tensor `t` is 0, or a row of
-            `permutations` is no permutation. A kernel on a GPU cannot raise for permutations, nor
-            the composition inside XLA for any value: the loss is NaN there.
+        tf.errors.InvalidArgumentError: A run-time shape is wrong, a tensor `t` is 0, a row of
+            `permutations` is no permutation, or a float is no integer where there should be one.
+            Kernels on a GPU cannot raise for permutations, nor the composition inside XLA for any
+            value, nor anything inside XLA for such a float: the loss is NaN there.
 
     Example:
         >>> queries = tf.random.normal([8, 4], seed=1)
@@ -92,4 +94,4 @@ def negative_cosine_loss(
         )
         if arguments.normalize == "batch":
             return batch_normalized(arguments)
-        return common.backend("shuffled_cosine").shuffled_cosine(arguments)
+        return arguments.scaled(common.backend("shuffled_cosine").shuffled_cosine(arguments))

@@ -75,5 +75,4 @@ def support_vector_guided_softmax_loss(
             threshold=threshold,
             weights=weights,
         )
-        loss = common.backend("sv_softmax").sv_softmax(arguments)
-        return loss if arguments.loss_factor == 1.0 else loss * arguments.loss_factor
+        return arguments.scaled(common.backend("sv_softmax").sv_softmax(arguments))

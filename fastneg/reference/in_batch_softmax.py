@@ -90,7 +90,7 @@ def in_batch_softmax_loss(
             bidirectional=bidirectional,
             reduction=reduction,
         )
-        return in_batch_softmax(arguments) * arguments.loss_factor
+        return arguments.scaled(in_batch_softmax(arguments))
 
 
 def in_batch_softmax(arguments: InBatchSoftmaxArguments) -> tf.Tensor:

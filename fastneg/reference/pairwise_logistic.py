@@ -49,7 +49,7 @@ def pairwise_loss(
             temperature=temperature,
             weights=weights,
         )
-        return pairwise_logistic(arguments) * arguments.loss_factor
+        return arguments.scaled(pairwise_logistic(arguments))
 
 
 def pairwise_logistic(arguments: PairwiseLogisticArguments) -> tf.Tensor:

@@ -37,17 +37,16 @@ def positive_ranks(
         [B], int32.
     """
     with tf.name_scope(name or "positive_ranks"):
-        return ranks(
-            PositiveRanksArguments(
-                query_embeddings=query_embeddings,
-                candidate_embeddings=candidate_embeddings,
-                positives=positives,
-                normalize=normalize,
-                candidate_ids=candidate_ids,
-                candidate_mask=candidate_mask,
-                score_mask=score_mask,
-            )
+        arguments = PositiveRanksArguments(
+            query_embeddings=query_embeddings,
+            candidate_embeddings=candidate_embeddings,
+            positives=positives,
+            normalize=normalize,
+            candidate_ids=candidate_ids,
+            candidate_mask=candidate_mask,
+            score_mask=score_mask,
         )
+        return arguments.marked(ranks(arguments))
 
 
 def ranks(arguments: PositiveRanksArguments) -> tf.Tensor:

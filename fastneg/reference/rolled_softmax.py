@@ -71,7 +71,7 @@ def softmax_loss_with_negative_mining(
             candidate_sampling_probability=candidate_sampling_probability,
             candidate_ids=candidate_ids,
         )
-        return rolled_softmax(arguments) * arguments.loss_factor
+        return arguments.scaled(rolled_softmax(arguments))
 
 
 def rolled_softmax(arguments: RolledSoftmaxArguments) -> tf.Tensor:

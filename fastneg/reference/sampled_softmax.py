@@ -11,7 +11,7 @@ from fastneg._tensorflow import in_xla
 from fastneg.arguments.sampled_softmax import SampledSoftmaxArguments
 from fastneg.reference.checks import compilable, compilable_vector, dimension
 from fastneg.reference.sampled_softmax_checks import checked, is_valid
-from fastneg.reference.table import gather
+from fastneg.reference.table import distinct, gather, gather_dense
 
 
 def sampled_softmax_loss(
@@ -82,7 +82,8 @@ def sampled_softmax(arguments: SampledSoftmaxArguments) -> tf.Tensor:
     dtype = validation.compute_dtype(inputs.dtype)
     inputs = tf.cast(tf.ensure_shape(inputs, [None, None]), dtype)
     num_labels = tf.size(labels)
-    ids = tf.concat([tf.reshape(labels, [-1]), sampled], axis=0)
+    # Each row is gathered once, so that its gradient comes once: optimizers need no less.
+    ids, places = distinct(tf.concat([tf.reshape(labels, [-1]), sampled], axis=0))
     rows = tf.cast(gather(arguments.weights, ids), dtype)
     if in_xla():
         num_rows, num_sampled = dimension(labels, 0), dimension(sampled, 0)
@@ -91,12 +92,13 @@ def sampled_softmax(arguments: SampledSoftmaxArguments) -> tf.Tensor:
             tf.reshape(true_expected_count, [-1, num_true]), num_rows, num_true
         )
         sampled_expected_count = compilable_vector(sampled_expected_count, num_sampled)
+    rows = gather_dense(rows, places)
     true_rows, sampled_rows = rows[:num_labels], rows[num_labels:]
     true_rows = tf.reshape(true_rows, [-1, num_true, tf.shape(inputs)[1]])
     true_logits = tf.einsum("bd,btd->bt", inputs, true_rows)
     sampled_logits = tf.matmul(inputs, sampled_rows, transpose_b=True)
     if arguments.biases is not None:
-        bias_rows = tf.cast(gather(arguments.biases, ids), dtype)
+        bias_rows = gather_dense(tf.cast(gather(arguments.biases, ids), dtype), places)
         true_logits += tf.reshape(bias_rows[:num_labels], [-1, num_true])
         sampled_logits += bias_rows[num_labels:]
     true_logits -= tf.math.log(tf.stop_gradient(true_expected_count))

@@ -64,7 +64,7 @@ def negative_cosine_loss(
         )
         if arguments.normalize == "batch":
             return batch_normalized(arguments)
-        return shuffled_cosine(arguments)
+        return arguments.scaled(shuffled_cosine(arguments))
 
 
 def shuffled_cosine(arguments: ShuffledCosineArguments) -> tf.Tensor:

@@ -48,7 +48,7 @@ def support_vector_guided_softmax_loss(
             threshold=threshold,
             weights=weights,
         )
-        return sv_softmax(arguments) * arguments.loss_factor
+        return arguments.scaled(sv_softmax(arguments))
 
 
 def sv_softmax(arguments: SvSoftmaxArguments) -> tf.Tensor:
