@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from gpu import calls, library, machine, report
+from gpu import library, machine, report
 
 PHASES = ("correctness", "handler", "sanitizer", "times")
 
@@ -91,7 +91,7 @@ def _correctness(
     kernels: library.Library, device: Any, log: report.Log, rehearsal: bool
 ) -> tuple[str, bool]:
     import torch
-    from gpu import correctness, large, timing
+    from gpu import calls, correctness, large, timing
 
     caller = calls.Caller(kernels)
     findings = [
