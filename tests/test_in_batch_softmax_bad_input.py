@@ -36,7 +36,7 @@ STATIC: bad_input.Cases = {
         "at least one row",
     ),
     "positives": ({"positives": [0, 1, 2]}, r"`positives` must have shape \[4\].*\[3\]"),
-    "float positives": ({"positives": [0.0, 1, 2, 3]}, "`positives` must be"),
+    "float positives": ({"positives": [0.5, 1, 2, 3]}, "`positives` must be integers, "),
     "weights": ({"sample_weight": np.ones(3)}, r"`sample_weight` must have shape \[4\]"),
     "temperature": ({"temperature": 0}, "`temperature` must be positive. Received: 0"),
     "negative temperature": ({"temperature": -1.0}, "`temperature` must be positive"),
