@@ -94,3 +94,19 @@ def with_everything(problem: Problem, *, seed: int = 0) -> Problem:
         candidate_sampling_probability=probability.astype(dtype),
         candidate_ids=rng.integers(0, max(2, batch_size // 3), batch_size),
     )
+
+
+def overflowing(num_negatives: int, dtype: str, sign: float) -> Problem:
+    """48 rows whose products with the items 5, 6 and 7 are beyond float32, but not beyond float64.
+
+    Row 8 has the first three of them as its first negatives. `sign` is that of the products.
+    """
+    problem = make(48, num_negatives, 9, dtype)
+    labels = np.ones(48, np.float32)
+    labels[5:8] = 0
+    problem.user_emb[:, 0] = 1e20
+    problem.item_emb[:, 0] = 0
+    problem.item_emb[5:8, 0] = sign * 1e20
+    options = {"embed_normed": True, "gamma": 2.0, "margin": 0.125, "t": 1.25}
+    shifts = np.arange(1, num_negatives + 1)
+    return Problem(problem.user_emb, problem.item_emb, labels, shifts, options)

@@ -138,6 +138,32 @@ def truth(case: Case) -> oracle_sv_softmax.Truth:
     return oracle_sv_softmax.sv_softmax(case.pos_score, case.neg_scores, **options)
 
 
+def truth_without_missing(case: Case) -> oracle_sv_softmax.Truth:
+    """The same, of rows from which the negatives of -inf have been taken out one by one."""
+    weights = np.broadcast_to(case.options.get("weights", 1.0), len(case.pos_score))
+    total = oracle_sv_softmax.Truth(
+        0.0, *np.zeros((1, len(weights))), np.zeros(case.neg_scores.shape), np.zeros(len(weights)),
+        0.0, 0.0, 0.0,
+    )  # fmt: skip
+    share = 1 / np.count_nonzero(weights)
+    for i, negatives in enumerate(case.neg_scores):
+        present = negatives != np.float32(-np.inf)
+        row = truth(
+            Case(case.pos_score[i : i + 1], negatives[None, present], case.options).with_options(
+                weights=1.0
+            )
+        )
+        weight = share * float(weights[i])
+        total.grad_pos[i] = weight * row.grad_pos[0]
+        total.grad_neg[i, present] = weight * row.grad_neg[0]
+        total.grad_weights[i] = share * row.loss
+        scalars = ("loss", "grad_smooth", "grad_margin", "grad_t")
+        total = total._replace(
+            **{name: getattr(total, name) + weight * getattr(row, name) for name in scalars}
+        )
+    return total
+
+
 def assert_as_accurate(
     result: Any, plain: Result, expected: oracle_sv_softmax.Truth, case: Case
 ) -> None:

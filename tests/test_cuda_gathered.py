@@ -289,6 +289,26 @@ def test_bad_numbers_show(kernels: cuda_on_host.Kernels, which: str, bad: float)
         assert not np.isfinite(kernels.rolled(problem)["loss"])
 
 
+@pytest.mark.parametrize("hits", [False, True])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("num_negatives", [2, 9, 40])
+def test_products_that_overflow(
+    kernels: cuda_on_host.Kernels, num_negatives: int, dtype: str, hits: bool
+) -> None:
+    """Negatives of a logit of -inf are none; accidental hits are none whatever their logit is."""
+    problem = problems.overflowing(num_negatives, dtype, 1.0 if hits else -1.0)
+    if hits:
+        ids = np.arange(48)
+        ids[5:9] = 8
+        problem.labels[[*range(5), *range(9, 48)]] = 0  # Row 8 alone has them as hits.
+        problem = problem.with_options(candidate_ids=ids)
+    results, truth = kernels.rolled(problem), _truth(problem)
+    assert np.all(np.isfinite(results["grad_item"]))
+    for side in (results["grad_item"], truth["grad_item"]):
+        side[:, 0] /= 1e20  # Products with the users' first elements.
+    _check(results, truth, 2.0, problem.item_emb[:, 1:], np.count_nonzero(problem.labels))
+
+
 def test_zero_rows(kernels: cuda_on_host.Kernels) -> None:
     problem = problems.make(20, 5, 64, positive_share=1.0)
     problem.user_emb[3] = problem.item_emb[3] = problem.item_emb[8] = 0

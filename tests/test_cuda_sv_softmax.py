@@ -118,6 +118,21 @@ def test_nothing_to_add_up(kernels: cuda_on_host.Kernels, shape: tuple[int, int]
     assert not np.any(results["grad_pos"])
 
 
+@pytest.mark.parametrize("dtype", problems.DTYPES)
+@pytest.mark.parametrize("shape", [(70, 5), (37, 16), (24, 256), (17, 500), (5, 1003), (3, 5000)])
+def test_minus_infinity_stands_for_no_negative(
+    kernels: cuda_on_host.Kernels, shape: tuple[int, int], dtype: str
+) -> None:
+    """Nor in the derivatives by the scalars. It costs e^-infinity, which e^-(10^6) is as well."""
+    pos, neg = _case(shape, dtype)
+    missing = np.random.default_rng(shape).random(shape) < 0.3
+    missing[0], missing[1, 1:] = True, True
+    neg[missing] = np.float32(-np.inf)
+    options = {"margin": 0.125, "t": 1.25, "smooth": 3.0, "threshold": 0.0625}
+    results = kernels.sv_softmax(pos, neg, **options)
+    _check(results, pos, np.where(missing, -1e6, neg.astype(np.float64)), **options)
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_bad_numbers_show(kernels: cuda_on_host.Kernels, bad: float) -> None:
     for shape in ((70, 5), (24, 256), (5, 1003)):

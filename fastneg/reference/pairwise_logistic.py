@@ -11,6 +11,7 @@ from fastneg._tensorflow import in_xla
 from fastneg.arguments.pairwise_logistic import PairwiseLogisticArguments
 from fastneg.reference import checks
 from fastneg.reference.checks import compilable_vector, dimension
+from fastneg.reference.missing import without_missing
 
 
 def pairwise_loss(
@@ -75,8 +76,11 @@ def pairwise_logistic(arguments: PairwiseLogisticArguments) -> tf.Tensor:
         session_ids = fitting(arguments.session_ids)
         ordered &= tf.equal(session_ids[:, None], session_ids[None, :])
 
+    def exponents(differences: tf.Tensor) -> tf.Tensor:
+        return margin - differences / temperature
+
     def losses(differences: tf.Tensor) -> tf.Tensor:
-        return tf.nn.softplus(margin - differences / temperature)
+        return tf.nn.softplus(without_missing(exponents, differences, [temperature]))
 
     if weights is None:
         num_pairs = tf.math.count_nonzero(ordered, dtype=dtype)

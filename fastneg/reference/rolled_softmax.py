@@ -9,6 +9,7 @@ from fastneg import validation
 from fastneg._tensorflow import in_xla
 from fastneg.arguments.rolled_softmax import RolledSoftmaxArguments
 from fastneg.reference.checks import compilable, compilable_vector, dimension
+from fastneg.reference.missing import without_missing
 from fastneg.reference.rolled_softmax_checks import checked, is_valid
 
 _SMALLEST_SQUARED_NORM = 1e-12
@@ -122,15 +123,22 @@ def rolled_softmax(arguments: RolledSoftmaxArguments) -> tf.Tensor:
 
         positive = cosines[:, :1] - margin
         negatives = cosines[:, 1:]
-        negatives = tf.where(positive - negatives < 0, t * negatives + t - 1, negatives)
-        logits = gamma * tf.concat([positive, negatives], axis=1)
+        hard = positive - negatives < 0
+        ids = None if candidate_ids is None else _take(candidate_ids, candidates)
+
+        def negative_logits(scores: tf.Tensor) -> tf.Tensor:
+            logits = gamma * tf.where(hard, t * scores + t - 1, scores)
+            if ids is None:
+                return logits
+            hit = tf.equal(ids[:, 1:], ids[:, :1])
+            return tf.where(hit, tf.constant(-math.inf, dtype), logits)
+
+        logits = tf.concat(
+            [gamma * positive, without_missing(negative_logits, negatives, [gamma, t])], axis=1
+        )
         if candidate_sampling_probability is not None:
             probability = tf.maximum(candidate_sampling_probability, _SMALLEST_PROBABILITY)
             logits -= tf.stop_gradient(_take(tf.math.log(probability), candidates))
-        if candidate_ids is not None:
-            ids = _take(candidate_ids, candidates)
-            hit = tf.pad(tf.equal(ids[:, 1:], ids[:, :1]), [[0, 0], [1, 0]])
-            logits = tf.where(hit, tf.constant(-math.inf, dtype), logits)
         # logsumexp(logits) - logits[:, 0], in the form that loses no digits when it is small.
         losses = tf.nn.sparse_softmax_cross_entropy_with_logits(tf.zeros_like(rows), logits)
         return _zero_unless(rows < batch_size, losses) if masked else losses

@@ -8,6 +8,7 @@ from fastneg import validation
 from fastneg._tensorflow import in_xla
 from fastneg.arguments.sv_softmax import SvSoftmaxArguments
 from fastneg.reference.checks import compilable_vector, dimension, rank, require, same_shape
+from fastneg.reference.missing import without_missing
 
 
 def support_vector_guided_softmax_loss(
@@ -72,10 +73,14 @@ def sv_softmax(arguments: SvSoftmaxArguments) -> tf.Tensor:
         """Losses of the rows where `used`; the others are left out, or 0 where they cannot be."""
         positive = tf.cast(_rows(pos_score, used, masked), dtype) - margin
         negatives = tf.cast(_rows(neg_scores, used, masked), dtype)
-        negatives = tf.where(
-            positive - negatives < arguments.threshold, t * negatives + t - 1, negatives
+        hard = positive - negatives < arguments.threshold
+
+        def negative_logits(scores: tf.Tensor) -> tf.Tensor:
+            return smooth * tf.where(hard, t * scores + t - 1, scores)
+
+        logits = tf.concat(
+            [smooth * positive, without_missing(negative_logits, negatives, [smooth, t])], axis=1
         )
-        logits = smooth * tf.concat([positive, negatives], axis=1)
         # logsumexp(logits) - logits[:, 0], in the form that loses no digits when it is small.
         labels = tf.zeros_like(logits[:, 0], tf.int32)
         losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)

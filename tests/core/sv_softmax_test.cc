@@ -28,6 +28,8 @@ struct Solution {
   double grad_scalars[3] = {};
 };
 
+constexpr double kNoNegative = -HUGE_VAL;
+
 double Rounded(double value, bool is_double) {
   return is_double ? value : static_cast<double>(static_cast<float>(value));
 }
@@ -42,6 +44,11 @@ Problem MakeProblem(int64_t num_rows, int64_t num_negatives, int variant, bool i
     problem.weights.push_back(i % 5 == 3 ? 0.0 : Rounded(0.5 + (normal(random) > 0), is_double));
   }
   for (int64_t i = 0; i < num_rows * num_negatives; ++i) problem.neg.push_back(Rounded(normal(random), is_double));
+  if (variant == 4 || variant == 5) {  // Some negatives are none; the second row has no other.
+    for (int64_t i = 0; i < num_rows * num_negatives; ++i) {
+      if (i / num_negatives == 1 || random() % 3 == 0) problem.neg[static_cast<size_t>(i)] = kNoNegative;
+    }
+  }
   return problem;
 }
 
@@ -65,7 +72,9 @@ Solution Solve(const Problem& problem) {
       highest = std::max(highest, problem.smooth * (score - p));
     }
     double others = 0;
-    for (double lead : leads) others += std::exp(problem.smooth * lead - highest);
+    for (int64_t j = 0; j < k; ++j) {
+      if (neg[j] != kNoNegative) others += std::exp(problem.smooth * leads[static_cast<size_t>(j)] - highest);
+    }
     const double total = others + std::exp(-highest);
     const double row_loss = highest == 0 ? std::log1p(others) : highest + std::log(total);
     const double weight = problem.weighted ? problem.weights[static_cast<size_t>(i)] : 1.0;
@@ -75,6 +84,7 @@ Solution Solve(const Problem& problem) {
     solution.grad_pos[static_cast<size_t>(i)] = -share * problem.smooth * others / total;
     solution.grad_scalars[1] += share * problem.smooth * others / total;
     for (int64_t j = 0; j < k; ++j) {
+      if (neg[j] == kNoNegative) continue;
       const bool hard = p - neg[j] < problem.threshold;
       const double lead = leads[static_cast<size_t>(j)];
       const double probability = std::exp(problem.smooth * lead - highest) / total;
@@ -196,7 +206,7 @@ void CheckValues() {
                                    {64, 8},  {21, 9},   {40, 13},  {31, 16},  {300, 17}, {18, 31}, {17, 64},
                                    {5, 100}, {16, 256}, {19, 300}, {3, 4096}, {2, 5001}, {600, 6}};
   for (const auto& size : kSizes) {
-    for (int variant = 0; variant < 4; ++variant) {
+    for (int variant = 0; variant < 6; ++variant) {
       const Problem problem = MakeProblem(size[0], size[1], variant, sizeof(T) == 8);
       const Outcome<T> outcome = Run<T>(problem, 1, false);
       CheckAgainst(outcome, Solve(problem), problem);

@@ -38,6 +38,14 @@ FASTNEG_HOST_DEVICE V HardScore(V negative, const SvSoftmaxParams<T>& params) {
   return params.t * negative + (params.t - T(1));
 }
 
+// What a negative with the exponential e adds to a sum of e x. Where e is 0 that is nothing, whatever x is: a negative
+// whose logit is -inf stands for none, in derivatives by the parameters too. A NaN stays one.
+template <typename V>
+FASTNEG_HOST_DEVICE V WeightedTerm(V e, V x) {
+  const V none = {};
+  return e == 0 ? none : e * x;
+}
+
 // The largest logit that scores in [-bound, bound] can give, before any logQ correction.
 template <typename T>
 FASTNEG_HOST_DEVICE T LogitBound(T bound, const SvSoftmaxParams<T>& params) {

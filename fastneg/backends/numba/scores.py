@@ -124,6 +124,8 @@ def _fill_bias(plan, begin, rows, first, count, scores, bias):
             if plan.ids.size and plan.ids[j] == plan.ids[begin + r]:
                 bias[r, k] = -np.inf
                 scores[r, k] = 0
+        for k in range(count, scores.shape[1]):
+            scores[r, k] = 0  # They repeat the last candidate, which may be a hit.
 
 
 @compiled

@@ -74,6 +74,7 @@ def score_row(plan, i):
         if plan.offsets.size:
             logit += plan.offsets[j]
         if k > 0 and plan.ids.size and plan.ids[j] == plan.ids[i]:
+            cosines[k] = 0  # Of what is left out, NaN does not matter.
             logit = -np.inf
         weights[k] = logit
         if logit > highest or logit != logit:

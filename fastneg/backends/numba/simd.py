@@ -155,8 +155,8 @@ def exponentiate(
             steep = builder.fmul(value, e.splat(t))
             e.store(builder.select(hard, steep, value), e.at(slopes, row))
             if kinds[9].literal_value:
-                accumulate(builder.fmul(value, builder.fsub(s, p)), 1, row)
-                above = builder.fmul(value, builder.fadd(c, e.splat(1.0)))
+                accumulate(e.term(value, builder.fsub(s, p)), 1, row)
+                above = e.term(value, builder.fadd(c, e.splat(1.0)))
                 accumulate(builder.select(hard, above, e.splat(0.0)), 2, row)
         return context.get_dummy_value()
 

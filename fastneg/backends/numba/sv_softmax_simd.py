@@ -65,8 +65,8 @@ class _Sums:
         value = e.exp(b.fmul(self._smooth, lead))
         self._add(0, value, counted)
         if self._scalars:
-            self._add(1, b.fmul(value, lead), counted)
-            above = b.fmul(value, b.fadd(negative, e.splat(1.0)))
+            self._add(1, e.term(value, lead), counted)
+            above = e.term(value, b.fadd(negative, e.splat(1.0)))
             self._add(2, b.select(hard, above, e.splat(0.0)), counted)
         return b.select(hard, b.fmul(self._reweight.t, value), value)
 

@@ -133,6 +133,11 @@ class Emitter:
         function = cgutils.get_or_insert_function(self.builder.module, signature, name)
         return self.builder.call(function, [a, b, c])
 
+    def term(self, weight: Any, x: Any) -> Any:
+        """`weight * x`; 0 where the weight is, whatever x is: a score of -inf stands for none."""
+        b, zero = self.builder, self.splat(0.0)
+        return b.select(b.fcmp_ordered("==", weight, zero), zero, b.fmul(weight, x))
+
     def lane_sums(self, vectors: Sequence[Any]) -> Any:
         """A vector whose lane i is the sum over the lanes of vectors[i].
 

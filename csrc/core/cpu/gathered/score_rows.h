@@ -173,8 +173,8 @@ class CandidateSweep {
     const auto e = tile_.Exponentiate(score, positive, Broadcast(tile_.reference[r]), kept, list);
     tile_.sums[r] += e.value;
     if (plan_.want_scalars) {
-      tile_.score_sums[r] += e.value * (e.sv_score - positive);
-      tile_.hard_sums[r] += e.hard ? e.value * (score + T(1)) : Zero<T>();
+      tile_.score_sums[r] += WeightedTerm(e.value, e.sv_score - positive);
+      tile_.hard_sums[r] += e.hard ? WeightedTerm(e.value, score + T(1)) : Zero<T>();
     }
     return e.hard ? e.value * tile_.params.t : e.value;
   }
@@ -265,8 +265,8 @@ class CandidateSweep {
       const Vec<T> own = OwnLanes<kQueries>(q) ? e.value : Zero<T>();
       tile_.sums[r] += own;
       if (plan_.want_scalars) {
-        tile_.score_sums[r] += own * (e.sv_score - positive);
-        tile_.hard_sums[r] += e.hard ? own * (score + T(1)) : Zero<T>();
+        tile_.score_sums[r] += WeightedTerm(own, e.sv_score - positive);
+        tile_.hard_sums[r] += e.hard ? WeightedTerm(own, score + T(1)) : Zero<T>();
       }
     }
   }

@@ -155,8 +155,8 @@ class LongRows {
       if (valid < kL) e = InUse(valid) ? e : Zero<T>();
       part->negatives += e;
       if constexpr (kScalars) {
-        part->leads += valid < kL ? (InUse(valid) ? e * lead : Zero<T>()) : e * lead;
-        part->hard += reweighted.hard ? e * (negative + T(1)) : Zero<T>();
+        part->leads += e * FiniteLead<T>(lead);
+        part->hard += e * (reweighted.hard ? negative + T(1) : Zero<T>());
       }
       if constexpr (kGrads) StoreValid(waiting + k, reweighted.hard ? e * params.sv.t : e, valid);
     };

@@ -158,6 +158,14 @@ FASTNEG_INLINE Vec<T> MinusInfinity() {
   return Broadcast<T>(-T(__builtin_huge_val()));
 }
 
+// A lead as a factor of its exponential: of a score of -inf, which stands for no negative, the product has to be 0.
+// (Such a score is never hard, so that the sums of hard scores need no care.)
+template <typename T>
+FASTNEG_INLINE Vec<T> FiniteLead(Vec<T> lead) {
+  constexpr T kLowest = sizeof(T) == 4 ? T(-__FLT_MAX__) : T(-__DBL_MAX__);
+  return Max<T>(Broadcast(kLowest), lead);
+}
+
 // The greater of each pair, `b` where `a` is NaN: a NaN shows in the sums, and need not here.
 template <typename T>
 FASTNEG_INLINE Vec<T> Greater(Vec<T> a, Vec<T> b) {

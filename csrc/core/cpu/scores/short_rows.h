@@ -121,8 +121,8 @@ class ShortRows {
       Vec<T> leads[kWidth], hard_parts[kWidth];
 #pragma GCC unroll 4
       for (int v = 0; v < kWidth; ++v) {
-        leads[v] = UsedOr(work[v] * (scores[v] - PerElement(rows.reference, v)), Zero<T>());
-        hard_parts[v] = UsedOr(hard[v] ? work[v] * (Negatives(neg, v) + T(1)) : Zero<T>(), Zero<T>());
+        leads[v] = UsedOr(work[v] * FiniteLead<T>(scores[v] - PerElement(rows.reference, v)), Zero<T>());
+        hard_parts[v] = UsedOr(work[v] * (hard[v] ? Negatives(neg, v) + T(1) : Zero<T>()), Zero<T>());
       }
       rows.leads = RowTotals(leads);
       rows.hard = RowTotals(hard_parts);

@@ -77,8 +77,8 @@ class ScoredRow {
     if (Group::Index() < kTogether) {  // The lanes behind repeat these.
       negatives_ += e;
       if (plan_.grad_scalars != nullptr && kept) {
-        score_sum_ += e * (pair.score - positive_);
-        hard_sum_ += pair.hard ? e * (score + T(1)) : T(0);
+        score_sum_ += WeightedTerm(e, pair.score - positive_);
+        hard_sum_ += pair.hard ? WeightedTerm(e, score + T(1)) : T(0);
       }
     }
     if constexpr (kGrad) row_.AddMet(kept ? (pair.hard ? e * pairs_.params.t : e) * item_inverse : T(0));

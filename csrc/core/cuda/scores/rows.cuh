@@ -201,8 +201,8 @@ class GivenRow {
       const T e = in_row ? Exp(params_.gamma * lead) : T(0);
       negatives_ += e;
       if (plan_.grad_scalars != nullptr && in_row) {
-        leads_ += e * lead;
-        hard_ += hard ? e * (negative + T(1)) : T(0);
+        leads_ += WeightedTerm(e, lead);
+        hard_ += hard ? WeightedTerm(e, negative + T(1)) : T(0);
       }
       terms[v] = hard ? e * params_.t : e;
     }
