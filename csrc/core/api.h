@@ -294,7 +294,8 @@ struct SampledSoftmaxArgs {
   const void* true_expected_count = nullptr;     // c_it, [B, num_true] [compute]
   const void* sampled_expected_count = nullptr;  // c_s, [S] [compute]
   bool remove_accidental_hits = true;
-  const void* row_weights = nullptr;  // [B] [compute]: for the gradients alone; null for 1.
+  // [B] [compute]: for the gradients alone; null for 1. A row of weight 0 adds nothing to them, whatever it holds.
+  const void* row_weights = nullptr;
 
   void* loss = nullptr;  // [B] [compute]; null: not wanted.
   // Null: not wanted, and nobody pays for it.

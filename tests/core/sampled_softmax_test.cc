@@ -236,6 +236,47 @@ void TestManyShapes() {
   }
 }
 
+// Rows of weight 0 may hold anything: an input, a count or a label that makes them NaN leaves all gradients as they
+// are.
+void TestRowsOfWeightZero(int64_t num_true) {
+  constexpr int64_t kBatch = 150, kDim = 21, kClasses = 400;
+  Problem problem = MakeProblem(kBatch, 130, kDim, kClasses, num_true, 3);
+  const int64_t unused = kClasses - 1, hit = problem.sampled.back();
+  for (int64_t& id : problem.sampled) id = id == unused ? 0 : id;
+  for (int64_t i = 0; i < kBatch; ++i) {
+    const bool off = i % 3 == 1;
+    if (off) problem.row_weights[i] = 0;
+    for (int64_t t = 0; t < num_true; ++t) {
+      int64_t& label = problem.labels[i * num_true + t];
+      if (label == unused || label == hit) label = 1;
+    }
+    problem.labels[i * num_true] = off ? problem.labels[i * num_true] : hit;
+  }
+  problem.labels[4 * num_true] = unused;
+  const Solution truth = Solve(problem);
+
+  for (int64_t d = 0; d < kDim; ++d) problem.inputs[1 * kDim + d] = NAN;
+  problem.inputs[(kBatch - 2) * kDim] = HUGE_VALF;
+  problem.true_count[7 * num_true] = 0;
+  problem.table[unused * kDim + 5] = NAN;
+  problem.sampled_count.back() = 0;  // A hit of all rows with a weight.
+  const Rows rows = Gather(problem);
+  std::vector<float> grad_inputs(problem.inputs.size()), grad_rows(rows.rows.size()), grad_biases(rows.ids.size());
+  SampledSoftmaxArgs args = Arguments(problem, rows);
+  args.grad_inputs = grad_inputs.data();
+  args.grad_rows = grad_rows.data();
+  args.grad_biases = grad_biases.data();
+  FASTNEG_CHECK(Run(args, 2) == Status::kOk);
+  CheckNear(grad_inputs, truth.grad_inputs);
+  std::vector<double> expected_rows, expected_biases;
+  for (int64_t id : rows.ids) {
+    for (int64_t d = 0; d < kDim; ++d) expected_rows.push_back(truth.grad_table[id * kDim + d]);
+    expected_biases.push_back(truth.grad_biases[id]);
+  }
+  CheckNear(grad_rows, expected_rows);
+  CheckNear(grad_biases, expected_biases);
+}
+
 void TestBadArguments() {
   const Problem problem = MakeProblem(10, 6, 4, 20, 2, 3);
   Rows rows = Gather(problem);
@@ -331,6 +372,8 @@ int main() {
     std::printf("%s\n", *isa);
     FASTNEG_CHECK(SetIsa(*isa));
     TestManyShapes();
+    TestRowsOfWeightZero(1);
+    TestRowsOfWeightZero(2);
     TestBadArguments();
     TestEmptyBatch();
   }

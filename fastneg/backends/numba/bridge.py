@@ -137,7 +137,8 @@ def _scaled(
         if grad.shape.rank is None or grad.shape.rank != tensor.shape.rank:
             grad = tf.reshape(grad, tf.shape(tensor))
             grad.set_shape(tensor.shape)
-        result.append(grad if _is_one(scale) else scale * grad)
+        # Not 0 * NaN: a loss that does not count has gradient 0 whatever its value is.
+        result.append(grad if _is_one(scale) else tf.math.multiply_no_nan(grad, scale))
     return result
 
 

@@ -58,7 +58,24 @@ def losses(problem: Problem) -> Array:
 
 
 def gradients(problem: Problem, upstream: Array) -> tuple[Array, Array, Array]:
-    """Returns the gradients of rows, inputs and biases for the losses' upstream gradients."""
+    """Returns the gradients of rows, inputs and biases for the losses' upstream gradients.
+
+    Rows whose upstream gradient is 0 add nothing, whatever they hold.
+    """
+    used = upstream != 0
+    if used.all():
+        return _gradients(problem, upstream)
+    batch = {
+        name: getattr(problem, name)[used]
+        for name in ("inputs", "label_rows", "true_expected_count")
+    }
+    grad_rows, grad_of_used, grad_biases = _gradients(problem._replace(**batch), upstream[used])
+    grad_inputs = np.zeros_like(problem.inputs)
+    grad_inputs[used] = grad_of_used
+    return grad_rows, grad_inputs, grad_biases
+
+
+def _gradients(problem: Problem, upstream: Array) -> tuple[Array, Array, Array]:
     candidates = _candidates(problem)
     grad_inputs = np.empty_like(problem.inputs)
     grad_candidates = np.zeros_like(candidates.rows)

@@ -69,6 +69,7 @@ void ScatterRowGrads(void* context, int64_t task) {
         Vec<T> grad = Zero<T>();
         for (const int32_t* e = from; e < to; ++e) {
           if (*e < num_labels) {
+            if (coefficients[*e] == T(0)) continue;  // Of a row without weight, which may hold NaN.
             Storage* input = static_cast<Storage*>(plan.inputs) + *e / num_true * plan.input_row_stride;
             grad += coefficients[*e] * LoadWidened<T>(input + d, valid);
           } else {

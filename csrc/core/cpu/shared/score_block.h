@@ -272,12 +272,31 @@ FASTNEG_INLINE void FinishRows(const SharedPlan& plan, const Block<T>& block, co
     const Vec<T> weight = plan.row_weights == nullptr
                               ? Broadcast(T(1))
                               : LoadValid(static_cast<const T*>(plan.row_weights) + block.first + r, valid);
-    const Vec<T> scale = weight / sum;
+    const auto counts = weight != T(0);  // Other rows get coefficients of 0 whatever they hold.
+    const Vec<T> scale = counts ? weight / sum : Zero<T>();
     StoreValid(block.scales + r, scale, valid);
     for (int64_t t = 0; t < num_true; ++t) {
       const Vec<T> logit = LoadValid(block.true_logits + t * block.rows + r, valid);
-      const Vec<T> c = num_true == 1 ? -others * scale : Exp<T>(logit - maximum) * scale - weight * share;
+      Vec<T> c = num_true == 1 ? -others * scale : Exp<T>(logit - maximum) * scale - weight * share;
+      c = counts ? c : Zero<T>();
       for (int64_t l = 0; l < valid; ++l) coefficients[(block.first + r + l) * num_true + t] = c[l];
+    }
+  }
+}
+
+// Takes rows of weight 0 out of what the gradients are made of: they may hold NaN, and 0 times NaN is not 0.
+template <typename T>
+FASTNEG_INLINE void ClearUnweightedRows(const SharedPlan& plan, const Block<T>& block) {
+  const T* weights = static_cast<const T*>(plan.row_weights) + block.first;
+  for (int64_t r = 0; r < block.count; ++r) {
+    if (weights[r] != T(0)) continue;
+    for (int64_t panel = 0; panel < plan.num_panels; ++panel) {
+      T* exponentials = block.Panel(panel) + r * kPanelWidth<T>;
+      for (int64_t s = 0; s < kPanelWidth<T>; s += kLanes<T>) Store(exponentials + s, Zero<T>());
+    }
+    for (int64_t d = 0; d < plan.dim_stride; d += kLanes<T>) {
+      Store(block.inputs + r * plan.dim_stride + d, Zero<T>());
+      if (plan.grad_inputs != nullptr) Store(block.grads + r * plan.dim_stride + d, Zero<T>());
     }
   }
 }
@@ -296,6 +315,7 @@ FASTNEG_INLINE void FinishInputGrads(const SharedPlan& plan, const Block<T>& blo
       ForChunks<T>(dim, [&](int64_t d, int64_t valid) FASTNEG_LAMBDA_INLINE {
         Vec<T> grad = Load(block.grads + r * plan.dim_stride + d) * scale;
         for (int64_t t = 0; t < num_true; ++t) {
+          if (coefficients[t] == T(0)) continue;  // Of a row without weight, whose labels may hold NaN.
           Storage* row = static_cast<Storage*>(plan.rows) + plan.label_rows[first + t] * plan.row_stride;
           grad += coefficients[t] * LoadWidened<T>(row + d, valid);
         }
@@ -317,6 +337,7 @@ void ScoreBlock(void* context, int64_t index) {
   SweepPanels<T>(plan, block, 1, sums);
   if (!InRange(block, sums)) SweepPanels<T>(plan, block, plan.num_panels, sums);
   FinishRows<T>(plan, block, sums);
+  if (plan.row_weights != nullptr) ClearUnweightedRows(plan, block);
   if (plan.grad_inputs != nullptr) FinishInputGrads<T>(plan, block);
   if (plan.grad_rows == nullptr) return;
   // What the candidates are to get of these rows, so that their pass can use raw exponentials.
