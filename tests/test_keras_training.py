@@ -88,7 +88,7 @@ def test_function_in_train_step(loss: str) -> None:
         np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("loss", FUNCTIONS)
+@pytest.mark.parametrize("loss", ["rolled", "pairwise", "sampled"])
 def test_gradient_accumulation(loss: str) -> None:
     model = _towers(keras_models.Towers, loss)
     model.compile(keras.optimizers.SGD(0.1, gradient_accumulation_steps=3))

@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from fastneg import validation
 from fastneg.arguments.common import Arguments, ids_factor, per_candidate
+from fastneg.arguments.seeds import seed_of_replica
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -72,7 +73,7 @@ class RolledSoftmaxArguments(Arguments):
             num_negatives = validation.num_rolled_negatives(
                 "num_negative_samples", num_negative_samples, batch_size
             )
-            shifts = draw_shifts(user_emb, batch_size, num_negatives, validation.seed("seed", seed))
+            shifts = draw_shifts(user_emb, batch_size, num_negatives, seed_of_replica(seed))
         else:
             shifts = validation.shifts("shifts", self.shifts)
             if shifts.shape.rank and shifts.shape[0] is not None:

@@ -10,6 +10,7 @@ from fastneg import validation
 from fastneg._tensorflow import in_xla
 from fastneg.arguments.common import Arguments
 from fastneg.arguments.log_uniform_sampler import log_uniform_sample
+from fastneg.arguments.seeds import seed_of_replica
 from fastneg.arguments.tables import table
 
 
@@ -80,7 +81,7 @@ class SampledSoftmaxArguments(Arguments):
                     f"Received: {value.shape.as_list()}."
                 )
         if sampled_values is None:
-            seed = validation.seed("seed", seed)
+            seed = seed_of_replica(seed)
             sampled_values = _draw(labels, num_true, num_sampled, num_classes, seed)
         sampled, true_expected_count, sampled_expected_count = _samples(
             sampled_values, labels, num_true, num_sampled, validation.compute_dtype(inputs.dtype)

@@ -9,6 +9,7 @@ import tensorflow as tf
 from fastneg import validation
 from fastneg._tensorflow import in_xla
 from fastneg.arguments.common import Arguments, ids_factor, per_candidate
+from fastneg.arguments.seeds import seed_of_replica
 
 NORMALIZATIONS = ("candidates", "batch")
 
@@ -74,7 +75,7 @@ class ShuffledCosineArguments(Arguments):
         permutations = self.permutations
         if permutations is None:
             num_negatives = validation.num_negatives("num_negatives", num_negatives)
-            seed = validation.seed("seed", seed)
+            seed = seed_of_replica(seed)
         else:
             permutations = validation.permutations("permutations", permutations, batch_size)
             if permutations.shape.rank and permutations.shape[0] is not None:

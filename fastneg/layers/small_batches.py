@@ -11,6 +11,7 @@ import tensorflow as tf
 from fastneg import validation
 from fastneg._tensorflow import in_xla
 from fastneg.arguments.rolled_softmax import draw_shifts
+from fastneg.arguments.seeds import seed_of_replica
 
 
 def limit_negatives(
@@ -42,7 +43,7 @@ def limit_negatives(
     batch_size = validation.static_batch_size(*rows.values())
     if batch_size is None:
         size = tf.shape(rows["user_emb"])[0]
-        shifts = draw_shifts(rows["user_emb"], None, num_negatives, seed)
+        shifts = draw_shifts(rows["user_emb"], None, num_negatives, seed_of_replica(seed))
         return {
             **arguments,
             **_without_a_single_row(rows, size),
