@@ -18,6 +18,7 @@ import tensorflow as tf
 
 from fastneg import _tensorflow
 from fastneg.backends.native.sizes import Shape, Size, static
+from fastneg.backends.native.symbols import pass_on_num_threads
 
 TARGET = "fastneg"
 
@@ -83,6 +84,7 @@ def custom_call(
         platforms: "CPU", "CUDA": where it may run.
         witnesses: Further tensors, of which only sizes are used.
     """
+    pass_on_num_threads()
     operands = [*inputs, *witnesses]
     module = _module(description, operands, results, _index(platforms), len(witnesses))
     outputs = _tensorflow.xla_call_module(

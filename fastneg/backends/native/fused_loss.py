@@ -18,7 +18,7 @@ from tensorflow.core.framework import attr_value_pb2
 from fastneg import _tensorflow, validation
 from fastneg.backends import autodiff
 from fastneg.backends.native import custom_call, xla
-from fastneg.backends.native.library import operations, pass_on_num_threads
+from fastneg.backends.native.library import operations
 from fastneg.backends.native.sizes import Shape, static
 
 Grads = list[tf.Tensor | None]
@@ -170,7 +170,6 @@ class FusedLoss:
         *,
         with_grad: bool,
     ) -> list[tf.Tensor]:
-        pass_on_num_threads()
         required = [
             value if isinstance(value, float) else custom_call.ranked(value, rank)
             for value, rank in zip(required, self._ranks, strict=True)

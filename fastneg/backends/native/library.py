@@ -14,7 +14,7 @@ from typing import Any
 import tensorflow as tf
 
 from fastneg.backends.native import xla
-from fastneg.backends.native.symbols import FOLDER, symbols
+from fastneg.backends.native.symbols import FOLDER, pass_on_num_threads, symbols
 
 _PATH = FOLDER / "_ops.so"
 
@@ -59,11 +59,6 @@ def describe() -> dict[str, Any]:
         "compiler": build.COMPILER,
         "build_type": build.BUILD_TYPE,
     }
-
-
-def pass_on_num_threads() -> None:
-    """Tells the operations TensorFlow's setting, which limits their number of threads."""
-    symbols().FastnegSetIntraOpThreads(tf.config.threading.get_intra_op_parallelism_threads())
 
 
 @functools.cache

@@ -5,7 +5,7 @@ import tensorflow as tf
 from fastneg.arguments.in_batch_softmax import PositiveRanksArguments
 from fastneg.backends.native import xla
 from fastneg.backends.native.custom_call import Description, Result, custom_call, ranked
-from fastneg.backends.native.library import operations, pass_on_num_threads
+from fastneg.backends.native.library import operations
 from fastneg.backends.native.sizes import rows, static
 
 _OPTIONAL = {
@@ -30,7 +30,6 @@ def positive_ranks(arguments: PositiveRanksArguments) -> tf.Tensor:
         )
         ranks.set_shape(static(rows(query)))
         return ranks
-    pass_on_num_threads()
     query, candidate = (ranked(tf.stop_gradient(matrix), 2) for matrix in (query, candidate))
     optional = [
         None if tensor is None else ranked(tensor, 2 if tensor is arguments.score_mask else 1)

@@ -4,6 +4,8 @@ import ctypes
 import functools
 from pathlib import Path
 
+import tensorflow as tf
+
 FOLDER = Path(__file__).parents[2]
 PATH = FOLDER / "libfastneg.so"
 
@@ -35,3 +37,8 @@ def symbols() -> ctypes.CDLL:
         ctypes.c_bool,
     ]
     return library
+
+
+def pass_on_num_threads() -> None:
+    """Tells the operations TensorFlow's setting, which limits their number of threads."""
+    symbols().FastnegSetIntraOpThreads(tf.config.threading.get_intra_op_parallelism_threads())
