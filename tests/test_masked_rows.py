@@ -7,6 +7,7 @@ included, and 0 times NaN is NaN.
 import dataclasses
 from typing import Any
 
+import in_batch_problems
 import numpy as np
 import problems
 import pytest
@@ -166,3 +167,28 @@ def test_a_scalar_loss_that_does_not_count(fused_backend: str, loss: str, mode: 
     assert np.isnan(value)
     for grad in grads:
         np.testing.assert_array_equal(grad, np.zeros(grad.shape))
+
+
+@pytest.mark.parametrize("mode", [*MODES, "xla"])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("name", ["native", "reference"])
+@pytest.mark.parametrize(
+    "variant", ["plain", "cosine", "hard", "smoothing, re-weighted", "decoupled", "refined"]
+)
+def test_rows_of_the_in_batch_loss(
+    request: pytest.FixtureRequest, name: str, variant: str, bad: float, mode: str
+) -> None:
+    """Upstream gradients are linear from -1 to 2, so that of 31 rows row 10 has 0."""
+    request.getfixturevalue(name)
+    problem = in_batch_problems.variant(variant, in_batch_problems.make(31, 40, 9), "none")
+    assert in_batch_problems.upstream(problem)[10] == 0
+    truth = in_batch_problems.truth(problem)
+    problem.query[10] = bad
+    result = in_batch_problems.run(fastneg.in_batch_softmax_loss, problem, mode)
+    for key, actual in result._asdict().items():
+        if key == "loss" or actual is None:
+            continue
+        expected = getattr(truth, key)
+        size = np.max(np.abs(expected))
+        np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5 * size, err_msg=key)
+    assert np.all(result.grad_query[10] == 0)

@@ -4,6 +4,7 @@ Where a derivative by a scalar adds up a probability of 0 times such a score, Na
 """
 
 import evaluation
+import in_batch_problems
 import numpy as np
 import pairwise_problems
 import problems
@@ -182,3 +183,42 @@ def test_sampled_classes_without_a_chance(backend: str, num_true: int, mode: str
     result = sampled_problems.run(fastneg.sampled_softmax_loss, problem, mode)
     for name, actual in result._asdict().items():
         np.testing.assert_allclose(actual, getattr(truth, name), rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+@pytest.fixture(params=["native", "reference"])
+def in_batch_backend(request: pytest.FixtureRequest) -> object:
+    """Each backend that has the in-batch loss."""
+    return request.getfixturevalue(request.param)
+
+
+@pytest.mark.parametrize("mode", [*MODES, "xla"])
+@pytest.mark.parametrize("excluded", [None, "score_mask", "candidate_ids"])
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_products_in_the_batch_that_overflow(
+    in_batch_backend: object, reduction: str, excluded: str | None, mode: str
+) -> None:
+    """Beyond float32 with candidate 25: below all others, or excluded and above them."""
+    options = {"temperature": 0.7, "margin": 0.125, "t": 1.25, "reduction": reduction}
+    problem = in_batch_problems.make(20, 33, 9, **options)
+    problem.query[:, 0], problem.candidate[:, 0] = 1e20, 0
+    problem.candidate[25, 0] = 1e20 if excluded else -1e20
+    if excluded == "score_mask":
+        mask = np.ones((20, 33), bool)
+        mask[:, 25] = False
+        problem = problem.with_options(score_mask=mask)
+    elif excluded == "candidate_ids":
+        ids = np.arange(33)
+        ids[:] = 7
+        ids[26:] = np.arange(7)
+        problem = problem.with_options(candidate_ids=ids)
+    result = in_batch_problems.run(fastneg.in_batch_softmax_loss, problem, mode)
+    truth = in_batch_problems.truth(problem)
+    for name, actual in result._asdict().items():
+        if actual is None:
+            continue
+        expected = getattr(truth, name)
+        if name == "grad_candidate":  # Products with the queries' first elements.
+            actual[:, 0] /= 1e20
+            expected[:, 0] /= 1e20
+        size = np.max(np.abs(expected))
+        np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5 * size, err_msg=name)

@@ -13,6 +13,8 @@ from fastneg.reference.in_batch_softmax_checks import (
     compilable_arguments,
     is_temperature,
 )
+from fastneg.reference.masked_rows import without_masked_rows
+from fastneg.reference.missing import without_missing
 
 _SMALLEST_SQUARED_NORM = 1e-12
 _SMALLEST_PROBABILITY = 1e-9
@@ -102,10 +104,21 @@ def in_batch_softmax(arguments: InBatchSoftmaxArguments) -> tf.Tensor:
         valid = _values_are_valid(arguments)
     else:
         arguments = checked(arguments)
+    if arguments.reduction == "none":
+        loss = without_masked_rows(arguments, _loss)
+    else:
+        loss = _loss(arguments)
+    return loss if valid is None else tf.where(valid, loss, tf.constant(math.nan, loss.dtype))
+
+
+def _loss(arguments: InBatchSoftmaxArguments, masked: tf.Tensor | None = None) -> tf.Tensor:
+    """The loss of checked arguments; rows that are `masked`, [B], get any."""
     weights = arguments.sample_weight
     if weights is not None:
         weights = tf.reshape(weights, [-1])
-    rows = Rows(arguments, _unused_queries(arguments, weights))
+    if masked is not None and arguments.bidirectional:
+        masked &= tf.reduce_all(masked)  # Every query is a negative of the others' candidates.
+    rows = Rows(arguments, _unused_queries(arguments, weights), masked)
     losses = rows.losses()
     if weights is None:
         num_rows = tf.cast(tf.size(losses), losses.dtype)
@@ -118,7 +131,7 @@ def in_batch_softmax(arguments: InBatchSoftmaxArguments) -> tf.Tensor:
         loss = tf.reduce_sum(weighted)
     if arguments.reduction == "mean":
         loss = tf.math.divide_no_nan(loss, num_rows)
-    return loss if valid is None else tf.where(valid, loss, tf.constant(math.nan, loss.dtype))
+    return loss
 
 
 class Rows:
@@ -127,9 +140,15 @@ class Rows:
     Args:
         arguments: Checked ones.
         unused: Rows of the batch, [B], whose embeddings nothing may depend on; or None.
+        masked: Likewise rows whose losses nothing depends on.
     """
 
-    def __init__(self, arguments: PositiveRanksArguments, unused: tf.Tensor | None = None) -> None:  # noqa: D107
+    def __init__(  # noqa: D107
+        self,
+        arguments: PositiveRanksArguments,
+        unused: tf.Tensor | None = None,
+        masked: tf.Tensor | None = None,
+    ) -> None:
         self._arguments: Any = arguments
         query, candidate = arguments.query_embeddings, arguments.candidate_embeddings
         dtype = validation.compute_dtype(query.dtype)
@@ -146,6 +165,8 @@ class Rows:
         if unused is not None:
             self._lost = unused & ~tf.reduce_all(tf.math.is_finite(query), axis=1)
             query = tf.where(self._lost[:, None], tf.zeros([], query.dtype), query)
+        if masked is not None:
+            query = tf.where(masked[:, None], tf.zeros([], query.dtype), query)
         if arguments.candidate_mask is not None:
             own = tf.scatter_nd(
                 self.positives[:, None], tf.ones_like(self.positives), [self.num_candidates]
@@ -180,7 +201,7 @@ class Rows:
     def losses(self) -> tf.Tensor:
         """The losses of all rows, [B]."""
         arguments, kept = self._arguments, self.negatives()
-        logits = self._plain_logits()
+        logits = self._plain_logits(kept)
         row_logits = self._corrected(logits)
         if arguments.num_hard_negatives is None:
             losses = self._softmax_losses(row_logits, kept, self.positives)
@@ -196,16 +217,24 @@ class Rows:
             losses += tf.where(self._lost, tf.constant(math.nan, losses.dtype), 0)
         return losses
 
-    def _plain_logits(self) -> tf.Tensor:
+    def _plain_logits(self, kept: tf.Tensor) -> tf.Tensor:
         """Logits before any correction: scores after margin and re-weighting, by temperature."""
         margin, t = self._arguments.margin, self._arguments.t
-        scores = self.scores
+        temperature = self._arguments.temperature
+        hard = None
         if isinstance(t, tf.Tensor) or t != 1:
-            hard = self.own_scores[:, None] - margin - scores < 0
-            scores = tf.where(hard & ~self.is_positive, t * scores + t - 1, scores)
-        if isinstance(margin, tf.Tensor) or margin != 0:
-            scores = tf.where(self.is_positive, self.own_scores[:, None] - margin, scores)
-        return scores / self._arguments.temperature
+            hard = self.own_scores[:, None] - margin - self.scores < 0
+            hard &= ~self.is_positive
+
+        def logits(scores: tf.Tensor) -> tf.Tensor:
+            if hard is not None:
+                scores = tf.where(hard, t * scores + t - 1, scores)
+            if isinstance(margin, tf.Tensor) or margin != 0:
+                scores = tf.where(self.is_positive, self.own_scores[:, None] - margin, scores)
+            return scores / temperature
+
+        excluded = ~(kept | self.is_positive)
+        return without_missing(logits, self.scores, [t, temperature], excluded)
 
     def _corrected(self, logits: tf.Tensor) -> tf.Tensor:
         probability = self._arguments.candidate_sampling_probability
