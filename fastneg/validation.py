@@ -319,14 +319,6 @@ def num_rolled_negatives(name: str, value: Any, batch_size: int | None) -> int:
     return num_negatives(name, value)
 
 
-def seed(name: str, value: Any) -> int | None:
-    """Checks what makes random numbers repeatable."""
-    if value is None:
-        return None
-    _check_integer(name, value, " or None")
-    return int(value)
-
-
 def flag(name: str, value: Any) -> bool:
     """Checks a choice that is made while a loss is called or traced."""
     if not isinstance(value, (bool, np.bool_, int, np.integer)):
@@ -334,9 +326,14 @@ def flag(name: str, value: Any) -> bool:
     return bool(value)
 
 
-def _check_integer(name: str, value: Any, alternative: str = "") -> None:
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
-        raise ValueError(f"`{name}` must be a Python integer{alternative}. Received: {value!r}.")
+def is_integer(value: Any) -> bool:
+    """Whether `value` is an integer of Python or NumPy."""
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+
+def _check_integer(name: str, value: Any) -> None:
+    if not is_integer(value):
+        raise ValueError(f"`{name}` must be a Python integer. Received: {value!r}.")
 
 
 def shifts(name: str, value: Any) -> tf.Tensor:

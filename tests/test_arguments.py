@@ -40,10 +40,10 @@ def _sampled(**options: Any) -> tf.Tensor:
 
 
 @pytest.mark.parametrize("mode", ["eager", "graph"])
-@pytest.mark.parametrize("seed", [1.0, "1", [1], True, np.ones(2, np.int64), object()])
+@pytest.mark.parametrize("seed", [1.0, "1", [1], True, np.ones(3, np.int64), np.ones(2), object()])
 @pytest.mark.parametrize("loss", [_rolled, _shuffled, _sampled])
 def test_seeds(loss: Callable[..., Any], seed: Any, mode: str) -> None:
-    message = r"`seed` must be a Python integer or None\. Received: "
+    message = r"`seed` must be a Python integer or None, or two integers, \[2\]\. Rec"
     assert_refused(loss, {"seed": seed}, message, mode)
     assert np.all(np.isfinite(loss(seed=np.int32(3))))
 

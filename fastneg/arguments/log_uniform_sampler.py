@@ -1,12 +1,14 @@
-"""The log-uniform candidate sampler in operations that XLA compiles."""
+"""The log-uniform candidate sampler in operations that XLA compiles, and that may be stateless."""
 
 import tensorflow as tf
 
+from fastneg.arguments.seeds import Seed
+
 
 def log_uniform_sample(
-    true_classes: tf.Tensor, num_sampled: int, num_classes: int, seed: int | None
+    true_classes: tf.Tensor, num_sampled: int, num_classes: int, seed: Seed
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """`tf.random.log_uniform_candidate_sampler` with unique samples, for XLA.
+    """`tf.random.log_uniform_candidate_sampler` with unique samples, for XLA or a stateless seed.
 
     Class c is drawn with probability log((c + 2) / (c + 1)) / log(V + 1). Draws are repeated until
     S different classes have come; with n > S draws a class is expected 1 - (1 - p)^n times. That is
@@ -20,7 +22,7 @@ def log_uniform_sample(
         true_classes: [B, num_true], int64, in 0 .. V - 1.
         num_sampled: S <= V.
         num_classes: V.
-        seed: As in `tf.random.uniform`.
+        seed: See `Seed`.
 
     Returns:
         Sampled classes [S], int64, and the expected counts of `true_classes` and of the samples.
@@ -36,7 +38,11 @@ def log_uniform_sample(
         first_draw: tf.Tensor,
         samples: tf.Tensor,
     ) -> tuple[tf.Tensor, ...]:
-        uniform = tf.random.uniform([block], seed=seed, dtype=tf.float64)
+        if isinstance(seed, tf.Tensor):
+            block_seed = tf.random.fold_in(seed, num_drawn)
+            uniform = tf.random.stateless_uniform([block], block_seed, dtype=tf.float64)
+        else:
+            uniform = tf.random.uniform([block], seed=seed, dtype=tf.float64)
         drawn = tf.cast(tf.exp(uniform * log_range), tf.int32) - 1
         drawn = tf.clip_by_value(drawn, 0, num_classes - 1)
         places = num_drawn + tf.range(block)

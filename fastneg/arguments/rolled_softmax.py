@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from fastneg import validation
 from fastneg.arguments.common import Arguments, ids_factor, per_candidate
-from fastneg.arguments.seeds import seed_of_replica
+from fastneg.arguments.seeds import Seed, seed_of_replica, uniform_integers
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -46,12 +46,12 @@ class RolledSoftmaxArguments(Arguments):
     gamma: float | tf.Tensor
     margin: float | tf.Tensor
     t: float | tf.Tensor
-    seed: InitVar[int | None]
+    seed: InitVar[Seed]
     shifts: tf.Tensor
     candidate_sampling_probability: tf.Tensor | None
     candidate_ids: tf.Tensor | None
 
-    def __post_init__(self, num_negative_samples: int, seed: int | None) -> None:
+    def __post_init__(self, num_negative_samples: int, seed: Seed) -> None:
         """Converts, checks what static shapes tell, and draws the shifts where none are given."""
         user_emb, item_emb = validation.embedding_pair(
             "user_emb", self.user_emb, "item_emb", self.item_emb
@@ -95,21 +95,13 @@ class RolledSoftmaxArguments(Arguments):
 
 
 def draw_shifts(
-    user_emb: tf.Tensor, batch_size: int | None, num_negatives: int, seed: int | None
+    user_emb: tf.Tensor, batch_size: int | None, num_negatives: int, seed: Seed
 ) -> tf.Tensor:
-    """Draws K shifts, each uniform on 1 .. B-1, by one operation, so that a seed equates no two."""
+    """Draws K shifts, each uniform on 1 .. B-1."""
     # The limit of a batch of less than two rows is no valid interval for the random operation; what
     # such a batch means is for the backend to say.
     if batch_size is None:
         limit = tf.maximum(tf.shape(user_emb, out_type=tf.int64)[0], 2)
     else:
         limit = tf.constant(max(batch_size, 2), tf.int64)
-    graph_seed, op_seed = tf.compat.v1.get_seed(seed)
-    # Called eagerly, the operation takes tensors five times faster than numbers.
-    return tf.raw_ops.RandomUniformInt(
-        shape=tf.constant([num_negatives], tf.int32),
-        minval=tf.constant(1, tf.int64),
-        maxval=limit,
-        seed=graph_seed or 0,
-        seed2=op_seed or 0,
-    )
+    return uniform_integers(num_negatives, 1, limit, seed)

@@ -10,7 +10,7 @@ from fastneg import validation
 from fastneg._tensorflow import in_xla
 from fastneg.arguments.common import Arguments
 from fastneg.arguments.log_uniform_sampler import log_uniform_sample
-from fastneg.arguments.seeds import seed_of_replica
+from fastneg.arguments.seeds import Seed, seed_of_replica
 from fastneg.arguments.tables import table
 
 
@@ -49,13 +49,13 @@ class SampledSoftmaxArguments(Arguments):
     num_true: int
     sampled_values: InitVar[Sequence[Any] | None]
     remove_accidental_hits: bool
-    seed: InitVar[int | None]
+    seed: InitVar[Seed]
     sampled: tf.Tensor = field(init=False)
     true_expected_count: tf.Tensor = field(init=False)
     sampled_expected_count: tf.Tensor = field(init=False)
 
     def __post_init__(
-        self, num_sampled: int, sampled_values: Sequence[Any] | None, seed: int | None
+        self, num_sampled: int, sampled_values: Sequence[Any] | None, seed: Seed
     ) -> None:
         """Converts, checks what static shapes tell, and draws the samples where none are given."""
         num_classes = validation.positive_integer("num_classes", self.num_classes)
@@ -118,11 +118,11 @@ def _labels(labels: Any, num_true: int) -> tf.Tensor:
 
 
 def _draw(
-    labels: tf.Tensor, num_true: int, num_sampled: int, num_classes: int, seed: int | None
+    labels: tf.Tensor, num_true: int, num_sampled: int, num_classes: int, seed: Seed
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     # Labels that are no classes are for the backend to report.
     classes = tf.clip_by_value(tf.reshape(labels, [-1, num_true]), 0, num_classes - 1)
-    if in_xla():
+    if in_xla() or isinstance(seed, tf.Tensor):
         return log_uniform_sample(classes, num_sampled, num_classes, seed)
     return tf.random.log_uniform_candidate_sampler(  # type: ignore[no-any-return]
         true_classes=classes,

@@ -9,13 +9,13 @@ import tensorflow as tf
 from fastneg import validation
 from fastneg._tensorflow import in_xla
 from fastneg.arguments.common import Arguments, ids_factor, per_candidate
-from fastneg.arguments.seeds import seed_of_replica
+from fastneg.arguments.seeds import Seed, seed_of_replica
 
 NORMALIZATIONS = ("candidates", "batch")
 
 # Draws independent, uniformly distributed permutations of 0 .. size-1 as [count, size], int32, from
-# their count, the size (a scalar tensor, int64), and a seed as in `tf.random.uniform`.
-RandomPermutations = Callable[[int, tf.Tensor, int | None], tf.Tensor]
+# their count, the size (a scalar tensor, int64), and a seed.
+RandomPermutations = Callable[[int, tf.Tensor, Seed], tf.Tensor]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -53,7 +53,7 @@ class ShuffledCosineArguments(Arguments):
     t: InitVar[float | tf.Tensor]
     scale: InitVar[float | tf.Tensor]
     normalize: str
-    seed: InitVar[int | None]
+    seed: InitVar[Seed]
     permutations: tf.Tensor
     candidate_sampling_probability: tf.Tensor | None
     candidate_ids: tf.Tensor | None
@@ -61,7 +61,7 @@ class ShuffledCosineArguments(Arguments):
     gamma: float | tf.Tensor = field(init=False)
 
     def __post_init__(
-        self, num_negatives: int, t: Any, scale: Any, seed: int | None, draw: RandomPermutations
+        self, num_negatives: int, t: Any, scale: Any, seed: Seed, draw: RandomPermutations
     ) -> None:
         """Converts, checks what static shapes tell, and draws permutations where none are given."""
         if not isinstance(self.normalize, str) or self.normalize not in NORMALIZATIONS:

@@ -18,7 +18,7 @@ def softmax_loss_with_negative_mining(
     gamma: Any = 1.0,
     margin: Any = 0,
     t: Any = 1,
-    seed: int | None = None,
+    seed: Any = None,
     *,
     shifts: Any = None,
     candidate_sampling_probability: Any = None,
@@ -54,7 +54,10 @@ def softmax_loss_with_negative_mining(
         gamma: Scale of the logits (the inverse of a temperature). A number or scalar tensor.
         margin: Subtracted from the positive's cosine. A number or scalar tensor.
         t: Emphasis of hard negatives, 1 for none. A number or scalar tensor.
-        seed: Makes the sequence of drawn shifts repeatable, as in `tf.random.uniform`.
+        seed: Makes the sequence of drawn shifts repeatable, as in `tf.random.uniform`. Two
+            integers, [2], instead: the draw depends on them alone, as in
+            `tf.random.stateless_uniform`. That, or given `shifts`, is for `tf.recompute_grad` and
+            `keras.remat`, which compute the loss twice and would draw twice.
         shifts: [K] integers to use instead of drawing them: taken modulo B, none may be 0 modulo B.
         candidate_sampling_probability: [B], how likely each item is to be drawn into a batch,
             clipped below at 1e-9. Corrects for popular items serving as negatives more often (logQ

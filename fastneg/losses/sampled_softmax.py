@@ -19,7 +19,7 @@ def sampled_softmax_loss(
     num_true: int = 1,
     sampled_values: Sequence[Any] | None = None,
     remove_accidental_hits: bool = True,
-    seed: int | None = None,
+    seed: Any = None,
     name: str | None = None,
 ) -> tf.Tensor:
     """Softmax loss over a row's own classes and S sampled ones, as `tf.nn.sampled_softmax_loss`.
@@ -56,7 +56,10 @@ def sampled_softmax_loss(
             gradient. Default: `tf.random.log_uniform_candidate_sampler` with unique samples, which
             suits classes that are numbered from the most to the least frequent.
         remove_accidental_hits: Whether to leave out samples that are labels of the row.
-        seed: Makes the sequence of samples repeatable.
+        seed: Makes the sequence of samples repeatable. Two integers, [2], instead: the draw
+            depends on them alone, as in `tf.random.stateless_uniform`. That, or `sampled_values`,
+            is for `tf.recompute_grad` and `keras.remat`, which compute the loss twice and would
+            draw twice.
         name: Name of the scope in the graph.
 
     Returns:

@@ -16,7 +16,7 @@ def negative_cosine_loss(
     t: Any = 1.0,
     scale: Any = 20.0,
     normalize: str = "candidates",
-    seed: int | None = None,
+    seed: Any = None,
     *,
     permutations: Any = None,
     candidate_sampling_probability: Any = None,
@@ -45,7 +45,11 @@ def negative_cosine_loss(
             kept for comparison: each column of candidates is normalised over the rows of the
             batch instead, so that `t` cancels and the negatives drop out of the result, which is
             mean_i (logsumexp_j(scale c_j0) - scale c_i0).
-        seed: Makes the sequence of drawn permutations repeatable, as in `tf.random.uniform`.
+        seed: Makes the sequence of drawn permutations repeatable, as in `tf.random.uniform`. Two
+            integers, [2], instead: the draw depends on them alone, as in
+            `tf.random.stateless_uniform`. That, or given `permutations`, is for
+            `tf.recompute_grad` and `keras.remat`, which compute the loss twice and would draw
+            twice.
         permutations: [K, B] integers to use instead of drawing them; each row has to be a
             permutation of 0 .. B-1.
         candidate_sampling_probability: [B], how likely each document is to be drawn into a batch,

@@ -26,7 +26,7 @@ def softmax_loss_with_negative_mining(
     gamma: Any = 1.0,
     margin: Any = 0,
     t: Any = 1,
-    seed: int | None = None,
+    seed: Any = None,
     *,
     shifts: Any = None,
     candidate_sampling_probability: Any = None,

@@ -27,7 +27,7 @@ def sampled_softmax_loss(
     num_true: int = 1,
     sampled_values: Sequence[Any] | None = None,
     remove_accidental_hits: bool = True,
-    seed: int | None = None,
+    seed: Any = None,
     name: str | None = None,
 ) -> tf.Tensor:
     """`fastneg.sampled_softmax_loss` in plain TensorFlow.

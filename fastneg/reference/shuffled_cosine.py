@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from fastneg import validation
 from fastneg._tensorflow import in_xla
+from fastneg.arguments.seeds import Seed
 from fastneg.arguments.shuffled_cosine import ShuffledCosineArguments
 from fastneg.reference.checks import compilable, dimension, rank, require, same_shape
 
@@ -21,7 +22,7 @@ def negative_cosine_loss(
     t: Any = 1.0,
     scale: Any = 20.0,
     normalize: str = "candidates",
-    seed: int | None = None,
+    seed: Any = None,
     *,
     permutations: Any = None,
     candidate_sampling_probability: Any = None,
@@ -128,8 +129,11 @@ def batch_normalized(arguments: ShuffledCosineArguments) -> tf.Tensor:
     return tf.math.divide_no_nan(tf.reduce_sum(row_losses), tf.cast(batch_size, dtype))
 
 
-def random_permutations(count: int, size: tf.Tensor, seed: int | None) -> tf.Tensor:
+def random_permutations(count: int, size: tf.Tensor, seed: Seed) -> tf.Tensor:
     """Draws with TensorFlow's own shuffle; see `fastneg.backends.Backend.random_permutations`."""
+    if isinstance(seed, tf.Tensor):
+        keys = tf.random.stateless_uniform([count, size], seed, None, None, tf.int64)
+        return tf.argsort(keys, axis=1)
     rows = tf.range(tf.cast(size, tf.int32))
     if seed is None:
         return tf.stack([tf.random.shuffle(rows) for _ in range(count)])

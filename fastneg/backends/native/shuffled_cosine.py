@@ -2,6 +2,7 @@
 
 import tensorflow as tf
 
+from fastneg.arguments.seeds import Seed, uniform_integers
 from fastneg.arguments.shuffled_cosine import ShuffledCosineArguments
 from fastneg.backends.native import xla
 from fastneg.backends.native.custom_call import Description, Result, custom_call
@@ -28,16 +29,9 @@ def shuffled_cosine(arguments: ShuffledCosineArguments) -> tf.Tensor:
     )
 
 
-def random_permutations(count: int, size: tf.Tensor, seed: int | None) -> tf.Tensor:
+def random_permutations(count: int, size: tf.Tensor, seed: Seed) -> tf.Tensor:
     """Calls the operation."""
-    graph_seed, op_seed = tf.compat.v1.get_seed(seed)
-    seeds = tf.raw_ops.RandomUniformInt(
-        shape=tf.constant([count], tf.int32),
-        minval=tf.constant(tf.int64.min, tf.int64),
-        maxval=tf.constant(tf.int64.max, tf.int64),
-        seed=graph_seed or 0,
-        seed2=op_seed or 0,
-    )
+    seeds = uniform_integers(count, tf.int64.min, tf.int64.max, seed)
     if xla.is_the_way("random_permutations"):
         return _permutations_in_xla(count, seeds, size)
     permutations = operations().fastneg_random_permutations(seeds=seeds, size=size)
