@@ -29,11 +29,13 @@ class Towers(keras_models.Towers):
 
 
 def fitted(strategy: tf.distribute.Strategy, loss: str) -> list[np.ndarray]:
-    """The weights after training with global batches of ROWS."""
+    """The weights after training with global batches of ROWS.
+
+    `fit` builds the model, with the mean of the replicas' batches: labels are floats then.
+    """
     keras.utils.set_random_seed(1)
     with strategy.scope():
         model = Towers(loss)
-        model([QUERY[:2], DOC[:2]])
         model.compile(keras.optimizers.SGD(RATE))
     x, y, weights = take(slice(ROWS))
     dataset = tf.data.Dataset.from_tensor_slices((tuple(x), y, weights)).batch(ROWS)

@@ -55,6 +55,12 @@ def pairwise(losses: Any, model: "Towers", outputs: Any, y: Any, weights: Any) -
     )
 
 
+def in_batch(losses: Any, model: "Towers", outputs: Any, y: Any, weights: Any) -> Any:
+    return losses.in_batch_softmax_loss(
+        *outputs, temperature=model.scale, candidate_ids=y, sample_weight=weights
+    )
+
+
 def sampled(losses: Any, model: "Towers", outputs: Any, y: Any, weights: Any) -> Any:
     rows = losses.sampled_softmax_loss(
         model.table.value,
@@ -69,7 +75,7 @@ def sampled(losses: Any, model: "Towers", outputs: Any, y: Any, weights: Any) ->
 
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {
-    function.__name__: function for function in (rolled, cosine, sv, pairwise, sampled)
+    function.__name__: function for function in (rolled, cosine, sv, pairwise, in_batch, sampled)
 }
 
 

@@ -41,6 +41,7 @@ def test_value_of_pairwise_loss(sessions: bool, weights: Any) -> None:
     ).loss
     y = np.stack([LABELS, SESSIONS], 1) if sessions else LABELS
     np.testing.assert_allclose(loss(y, LOGITS, weights), expected, rtol=1e-5)
+    np.testing.assert_allclose(loss(y.astype(np.float32), LOGITS, weights), expected, rtol=1e-5)
     np.testing.assert_allclose(loss(y, LOGITS[:, None], weights), expected, rtol=1e-5)
     np.testing.assert_allclose(_fitted_loss(loss, y, LOGITS, weights), expected, rtol=1e-5)
 

@@ -11,6 +11,7 @@ import numpy as np
 import oracle
 import pytest
 import tensorflow as tf
+from keras_models import OverAnotherTable
 
 import fastneg
 from fastneg.layers import (
@@ -107,6 +108,44 @@ def test_gradient_of_the_table_names_touched_rows(backend: str) -> None:
     assert isinstance(gradient, tf.IndexedSlices)
     assert len(np.unique(gradient.indices)) <= 8
     assert {3, 7, 999} <= set(gradient.indices.numpy().tolist())
+
+
+def test_table_in_shards() -> None:
+    """The variables of a table in shards, as `tf.nn.sampled_softmax_loss` numbers their rows."""
+    rng = np.random.default_rng(0)
+    shards = [keras.Variable(rng.normal(size=(rows, DIM)).astype(np.float32)) for rows in (4, 3, 3)]
+    labels, inputs = tf.constant([[3], [9], [4]]), tf.ones([3, DIM])
+    results = []
+    for table in (shards, tf.concat([shard.value for shard in shards], 0)):
+        tf.random.set_seed(1)
+        results.append(SampledSoftmaxLayer(4, seed=3)([table, inputs, labels]))
+    tf.random.set_seed(1)
+    expected = tf.nn.sampled_softmax_loss(
+        [shard.value for shard in shards], np.zeros(10, np.float32), labels, inputs, 4, 10, seed=3
+    )
+    for losses in results:
+        np.testing.assert_allclose(losses[:, 0], expected, rtol=1e-5)
+
+
+def test_table_of_another_layer_with_mixed_precision() -> None:
+    """It is neither cast nor read as a whole: its gradient names rows of the float32 variable."""
+    layer = OverAnotherTable(dtype="mixed_float16")
+    inputs, labels = tf.ones([4, DIM], tf.float16), tf.constant([1, 0, 3, 1])
+    layer(inputs, labels)
+    with tf.GradientTape() as tape:
+        losses = layer(inputs, labels)
+    assert losses.dtype == tf.float32
+    assert isinstance(tape.gradient(losses, layer.items.embeddings.value), tf.IndexedSlices)
+
+
+def test_ids_that_keras_has_made_floats() -> None:
+    """`keras.Input` is float32 where no dtype is named."""
+    table = SampledSoftmaxEmbedding(40, DIM, 4)
+    inputs, labels = keras.Input([DIM]), keras.Input([1])
+    model = keras.Model([inputs, labels], table(inputs, labels=labels))
+    assert model([tf.ones([3, DIM]), tf.constant([[1.0], [39.0], [0.0]])]).shape == [3, 1]
+    with pytest.raises(tf.errors.InvalidArgumentError, match="label"):
+        model([tf.ones([1, DIM]), tf.constant([[0.5]])])
 
 
 def test_table_of_unknown_size_is_refused() -> None:

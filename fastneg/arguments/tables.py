@@ -22,7 +22,7 @@ def table(name: str, value: Any, num_rows: int, row_shape: list[int | None]) -> 
         even = [num + (i < rest) for i in range(len(shards))]
         split = f", evenly split into shards of {even} rows"
     else:
-        value = _unwrapped(value)
+        value = unwrapped(value)
         shards = shards_of(value) or [_gatherable(name, value)]
         even, split = None, ""
     for shard in shards:
@@ -54,11 +54,11 @@ def table(name: str, value: Any, num_rows: int, row_shape: list[int | None]) -> 
 
 
 def _gatherable(name: str, value: Any) -> Any:
-    value = _unwrapped(value)
+    value = unwrapped(value)
     return value if isinstance(value, (tf.Variable, tf.Tensor)) else to_tensor(name, value)
 
 
-def _unwrapped(value: Any) -> Any:
-    """A variable of Keras holds one of TensorFlow."""
+def unwrapped(value: Any) -> Any:
+    """Returns the variable of TensorFlow that a variable of Keras holds, else `value`."""
     inner = getattr(value, "_value", None)
     return inner if isinstance(inner, tf.Variable) or shards_of(inner) else value

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 import keras
 import tensorflow as tf
 
+from fastneg.arguments.tables import unwrapped
 from fastneg.layers.common import LossLayer, loss_spec
 from fastneg.losses.sampled_softmax import sampled_softmax_loss
 
@@ -32,7 +33,8 @@ class SampledSoftmaxLayer(LossLayer):
         inputs: `[embeddings, inputs, label_idx]`: the table of all classes, [V, D], numbered from
             the most to the least frequent, with V static; what is scored against it, [B, D]; and
             the labels, [B, 1] or [B], integers in 0 .. V - 1. The table may be a variable: its
-            gradient then is a `tf.IndexedSlices` over the rows that were touched.
+            gradient then is a `tf.IndexedSlices` over the rows that were touched. It may come in
+            shards, as in the function.
 
     Returns:
         The losses, [B, 1]. A model whose output they are takes `fastneg.losses.OutputLoss()` as its
@@ -63,35 +65,30 @@ class SampledSoftmaxLayer(LossLayer):
     def __call__(self, inputs: Sequence[Any], **kwargs: Any) -> Any:
         """Calls the layer with a table that a saved model can have."""
         embeddings, *others = inputs
-        is_symbol = isinstance(embeddings, keras.KerasTensor)
-        if not is_symbol and any(isinstance(other, keras.KerasTensor) for other in others):
+        shards = list(embeddings) if isinstance(embeddings, (list, tuple)) else [embeddings]
+        if any(_is_symbol(other) for other in others) and not all(map(_is_symbol, shards)):
             raise ValueError(
                 "`embeddings` must be the output of a layer in a functional model, where Keras "
                 "would save any other table as a constant of the model. "
                 "`fastneg.layers.SampledSoftmaxEmbedding(num_classes, embedding_dim, num_sampled)` "
                 "owns a table, looks rows up and computes this loss. "
-                f"Received: {_description(embeddings)}."
+                f"Received: {', '.join(_description(shard) for shard in shards)}."
             )
-        if isinstance(embeddings, keras.Variable):
-            embeddings = embeddings.value  # Keras would make it a tensor, which means reading it.
-        return super().__call__([embeddings, *others], **kwargs)
+        # Keras would make a tensor of its variables, which means reading all of them.
+        shards = [unwrapped(shard) for shard in shards]
+        return super().__call__([shards if len(shards) > 1 else shards[0], *others], **kwargs)
 
     def call(self, inputs: Sequence[Any]) -> tf.Tensor:
         """Returns the losses, [B, 1]."""
         embeddings, scored, label_idx = inputs
-        shape = tf.TensorShape(embeddings.shape)
-        if not shape.rank or shape[0] is None:
-            raise ValueError(
-                "`embeddings` must have a static number of rows, [num_classes, embedding_dim]. "
-                f"Received: {shape}."
-            )
+        shards = embeddings if isinstance(embeddings, list) else [embeddings]
         losses = sampled_softmax_loss(
             embeddings,
             None,
             label_idx,
             scored,
             num_sampled=self.num_sampled,
-            num_classes=shape[0],
+            num_classes=sum(_num_rows(shard) for shard in shards),
             remove_accidental_hits=self.remove_accidental_hits,
             seed=self.seed,
         )
@@ -104,6 +101,20 @@ class SampledSoftmaxLayer(LossLayer):
     def compute_output_spec(self, inputs: Sequence[Any]) -> keras.KerasTensor:
         """Returns the losses as a symbol."""
         return loss_spec((inputs[1].shape[0], 1), inputs[1])
+
+
+def _is_symbol(value: Any) -> bool:
+    return isinstance(value, keras.KerasTensor)
+
+
+def _num_rows(table: Any) -> int:
+    shape = tf.TensorShape(table.shape)
+    if not shape.rank or shape[0] is None:
+        raise ValueError(
+            "`embeddings` must have a static number of rows, [num_classes, embedding_dim]. "
+            f"Received: {shape}."
+        )
+    return int(shape[0])
 
 
 def _description(value: Any) -> str:

@@ -74,9 +74,8 @@ class SampledSoftmaxEmbedding(FixedOptions, keras.layers.Embedding):  # type: ig
             if self.mask_zero:
                 outputs._keras_mask = super().compute_mask(inputs)
             return outputs
-        embeddings = self.embeddings
         losses = sampled_softmax_loss(
-            embeddings.value if isinstance(embeddings, keras.Variable) else embeddings,
+            self.embeddings,
             None,
             labels,
             inputs,

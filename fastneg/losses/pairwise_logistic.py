@@ -32,6 +32,9 @@ def pairwise_loss(
     added up in float64. So the result is that of all pairs, not of a sample. Pairs whose loss is
     below 1e-37 count as 0.
 
+    In `model.compile`, `fastneg.losses.PairwiseLoss` is this loss: of a function Keras would scale
+    the result by the mean of `sample_weight`.
+
     Args:
         labels: What the rows are ordered by: [B] or [B, 1], integer, floating point or bool. A row
             whose label is NaN is in no pair.
