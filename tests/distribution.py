@@ -8,7 +8,7 @@ import keras
 import keras_models
 import numpy as np
 import tensorflow as tf
-from keras_models import DOC, FUNCTIONS, LABELS, MODELS, QUERY, WEIGHTS
+from keras_models import DOC, LABELS, MODELS, QUERY, WEIGHTS, every
 
 import fastneg
 
@@ -28,14 +28,14 @@ class Towers(keras_models.Towers):
         return loss / tf.distribute.get_strategy().num_replicas_in_sync
 
 
-def fitted(strategy: tf.distribute.Strategy, loss: str) -> list[np.ndarray]:
+def fitted(strategy: tf.distribute.Strategy) -> list[np.ndarray]:
     """The weights after training with global batches of ROWS.
 
     `fit` builds the model, with the mean of the replicas' batches: labels are floats then.
     """
     keras.utils.set_random_seed(1)
     with strategy.scope():
-        model = Towers(loss)
+        model = Towers()
         model.compile(keras.optimizers.SGD(RATE))
     x, y, weights = take(slice(ROWS))
     dataset = tf.data.Dataset.from_tensor_slices((tuple(x), y, weights)).batch(ROWS)
@@ -43,11 +43,11 @@ def fitted(strategy: tf.distribute.Strategy, loss: str) -> list[np.ndarray]:
     return [np.asarray(variable) for variable in model.trainable_variables]
 
 
-def stepped(strategy: tf.distribute.Strategy, loss: str) -> list[np.ndarray]:
+def stepped(strategy: tf.distribute.Strategy) -> list[np.ndarray]:
     """The same by a loop of one's own: Keras (3.15) cannot read its data for several processes."""
     keras.utils.set_random_seed(1)
     with strategy.scope():
-        model = Towers(loss)
+        model = Towers()
         model([QUERY[:2], DOC[:2]])
         optimizer = keras.optimizers.SGD(RATE)
         optimizer.build(model.trainable_variables)
@@ -72,10 +72,10 @@ def stepped(strategy: tf.distribute.Strategy, loss: str) -> list[np.ndarray]:
     return [np.asarray(variable) for variable in model.trainable_variables]
 
 
-def expected(loss: str) -> list[np.ndarray]:
+def expected() -> list[np.ndarray]:
     """The same by hand in one process: the mean of the losses of the two halves of the batch."""
     keras.utils.set_random_seed(1)
-    model = keras_models.Towers(loss)
+    model = keras_models.Towers()
     model([QUERY[:2], DOC[:2]])
     variables = [variable.value for variable in model.trainable_variables]
     for _ in range(EPOCHS):
@@ -83,7 +83,7 @@ def expected(loss: str) -> list[np.ndarray]:
             losses = []
             for half in (slice(ROWS // 2), slice(ROWS // 2, ROWS)):
                 x, y, weights = take(half)
-                losses.append(FUNCTIONS[loss](fastneg.reference, model, model(x), y, weights))
+                losses.append(every(fastneg.reference, model, model(x), y, weights))
             value = tf.add_n(losses) / 2
         gradients = tape.gradient(value, variables, unconnected_gradients="zero")
         for variable, gradient in zip(variables, gradients, strict=True):
@@ -128,8 +128,7 @@ def mirrored() -> None:
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
     strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
     assert strategy.num_replicas_in_sync == 2
-    for loss in FUNCTIONS:
-        assert_close(fitted(strategy, loss), expected(loss))
+    assert_close(fitted(strategy), expected())
     pairwise_class(strategy)
     for name in ("mining", "cosine", "embedding", "sampled"):
         keras.utils.set_random_seed(1)
@@ -179,8 +178,7 @@ def worker(index: int, ports: list[int]) -> None:
     )
     strategy = tf.distribute.MultiWorkerMirroredStrategy()
     assert strategy.num_replicas_in_sync == 2
-    for loss in ("rolled", "pairwise", "sampled"):
-        assert_close(stepped(strategy, loss), expected(loss))
+    assert_close(stepped(strategy), expected())
     for seed in (None, 3):
         drawn = draws(strategy, seed)
         per_step = [strategy.gather(tf.constant(values), axis=0).numpy() for values in drawn]
