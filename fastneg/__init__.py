@@ -19,6 +19,7 @@ __all__ = [
     "in_batch_softmax_loss",
     "layers",
     "losses",
+    "metrics",
     "negative_cosine_loss",
     "pairwise_loss",
     "positive_ranks",
@@ -59,10 +60,10 @@ else:
     # use, because Keras takes its time to import.
     _keras = sys.modules.get("keras")
     if _keras is not None and _keras.backend.backend() == "tensorflow":
-        from fastneg import layers
+        from fastneg import layers, metrics
     else:
 
         def __getattr__(name: str) -> Any:
-            if name == "layers":
-                return importlib.import_module("fastneg.layers")
+            if name in ("layers", "metrics"):
+                return importlib.import_module(f"fastneg.{name}")
             raise AttributeError(f"module 'fastneg' has no attribute {name!r}")

@@ -9,7 +9,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "fastneg"
 
 # Each part may import those behind it, and modules that belong to no part.
-PARTS = ("layers", "losses", "backends", "reference", "arguments")
+PARTS = ("layers", "metrics", "losses", "backends", "reference", "arguments")
 
 
 def imported(file: Path) -> Iterator[str]:

@@ -23,10 +23,12 @@ from fastneg import config
         fastneg.use_backend,
         fastneg.layers.NegativeCosineLayer,
         fastneg.layers.NegativeMiningSoftmaxLoss,
+        fastneg.layers.Retrieval,
         fastneg.layers.SampledSoftmaxEmbedding,
         fastneg.layers.SampledSoftmaxLayer,
         fastneg.losses.OutputLoss,
         fastneg.losses.PairwiseLoss,
+        fastneg.metrics.FactorizedTopK,
     ],
     ids=lambda value: value.__name__,
 )

@@ -18,12 +18,14 @@ if keras.backend.backend() != "tensorflow":
 from fastneg.layers import compiled_losses  # noqa: F401 - registers its classes.
 from fastneg.layers.negative_cosine import NegativeCosineLayer
 from fastneg.layers.negative_mining_softmax import NegativeMiningSoftmaxLoss
+from fastneg.layers.retrieval import Retrieval
 from fastneg.layers.sampled_softmax import SampledSoftmaxLayer
 from fastneg.layers.sampled_softmax_embedding import SampledSoftmaxEmbedding
 
 __all__ = [
     "NegativeCosineLayer",
     "NegativeMiningSoftmaxLoss",
+    "Retrieval",
     "SampledSoftmaxEmbedding",
     "SampledSoftmaxLayer",
 ]

@@ -96,7 +96,11 @@ def in_batch_softmax_loss(
 
 
 def in_batch_softmax(arguments: InBatchSoftmaxArguments) -> tf.Tensor:
-    """The composition itself."""
+    """The composition itself.
+
+    It takes several embeddings of each query too, [B, H, D]: a candidate's score is then the
+    largest of theirs (max-sim).
+    """
     # XLA cannot raise: there invalid positives or temperatures make the loss NaN.
     valid = None
     if in_xla():
@@ -151,6 +155,7 @@ class Rows:
     ) -> None:
         self._arguments: Any = arguments
         query, candidate = arguments.query_embeddings, arguments.candidate_embeddings
+        heads = query.shape.rank == 3
         dtype = validation.compute_dtype(query.dtype)
         self.batch_size, self.num_candidates = tf.shape(query)[0], tf.shape(candidate)[0]
         if arguments.positives is None:
@@ -163,10 +168,14 @@ class Rows:
         # come back as 0 * NaN in a gradient.
         self._lost = None
         if unused is not None:
-            self._lost = unused & ~tf.reduce_all(tf.math.is_finite(query), axis=1)
-            query = tf.where(self._lost[:, None], tf.zeros([], query.dtype), query)
-        if masked is not None:
-            query = tf.where(masked[:, None], tf.zeros([], query.dtype), query)
+            finite = tf.math.is_finite(query)
+            if heads:
+                finite = tf.reduce_all(finite, axis=1)
+            self._lost = unused & ~tf.reduce_all(finite, axis=1)
+        for rows in (self._lost, masked):
+            if rows is not None:
+                rows = rows[:, None, None] if heads else rows[:, None]
+                query = tf.where(rows, tf.zeros([], query.dtype), query)
         if arguments.candidate_mask is not None:
             own = tf.scatter_nd(
                 self.positives[:, None], tf.ones_like(self.positives), [self.num_candidates]
@@ -176,7 +185,10 @@ class Rows:
         query, candidate = tf.cast(query, dtype), tf.cast(candidate, dtype)
         if arguments.normalize:
             query, candidate = _l2_normalize(query), _l2_normalize(candidate)
-        self.scores = tf.matmul(query, candidate, transpose_b=True)
+        if heads:
+            self.scores = tf.reduce_max(tf.einsum("bhd,cd->bhc", query, candidate), axis=1)
+        else:
+            self.scores = tf.matmul(query, candidate, transpose_b=True)
         if arguments.positives is None:
             square = tf.slice(self.scores, [0, 0], [self.batch_size, self.batch_size])
             self.own_scores = tf.linalg.diag_part(square)
@@ -216,6 +228,10 @@ class Rows:
         if self._lost is not None:
             losses += tf.where(self._lost, tf.constant(math.nan, losses.dtype), 0)
         return losses
+
+    def logits(self) -> tf.Tensor:
+        """The logits, [B, C]; those of candidates that are left out may be anything."""
+        return self._corrected(self._plain_logits(self.negatives()))
 
     def _plain_logits(self, kept: tf.Tensor) -> tf.Tensor:
         """Logits before any correction: scores after margin and re-weighting, by temperature."""

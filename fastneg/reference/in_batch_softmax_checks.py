@@ -26,9 +26,9 @@ def checked(arguments: _Arguments) -> _Arguments:
     if not (query.shape.is_fully_defined() and candidate.shape.is_fully_defined()):
         require(
             checks,
-            tf.equal(query_shape[1], candidate_shape[1]),
+            tf.equal(query_shape[-1], candidate_shape[1]),
             "`candidate_embeddings` must have the width of `query_embeddings`,",
-            query_shape[1],
+            query_shape[-1],
             candidate_shape,
         )
         if arguments.positives is None:
@@ -78,12 +78,13 @@ def checked(arguments: _Arguments) -> _Arguments:
 
 def compilable_arguments(arguments: _Arguments) -> _Arguments:
     """The same inside XLA, which does not compile for what does not fit, and checks no values."""
-    query = tf.ensure_shape(arguments.query_embeddings, [None, None])
+    query = arguments.query_embeddings
+    query = tf.ensure_shape(query, [None] * (query.shape.rank or 2))
     candidate = tf.ensure_shape(arguments.candidate_embeddings, [None, None])
     batch_size, num_candidates = dimension(query, 0), dimension(candidate, 0)
     changes: dict[str, Any] = {
         "query_embeddings": query,
-        "candidate_embeddings": compilable(candidate, num_candidates, dimension(query, 1)),
+        "candidate_embeddings": compilable(candidate, num_candidates, dimension(query, -1)),
     }
     for name, shape in _shapes(arguments, batch_size, num_candidates).items():
         value = getattr(arguments, name)
