@@ -21,6 +21,7 @@ from fastneg import config
         fastneg.softmax_loss_with_negative_mining,
         fastneg.support_vector_guided_softmax_loss,
         fastneg.use_backend,
+        fastneg.layers.CandidateQueue,
         fastneg.layers.NegativeCosineLayer,
         fastneg.layers.NegativeMiningSoftmaxLoss,
         fastneg.layers.Retrieval,

@@ -291,6 +291,9 @@ def test_inside_xla() -> None:
     loss = compiled(*map(tf.constant, EXTRA), candidate_ids=tf.constant([1, 1, 2]))
     expected = np.log1p(np.exp(6)) + np.log1p(np.exp(-4.0))
     np.testing.assert_allclose(loss, expected, rtol=1e-6)
+    compiled = tf.function(Retrieval(), jit_compile=True)
+    loss = compiled(tf.constant(HEADS), tf.constant(EXTRA[1]))
+    np.testing.assert_allclose(loss, HEADS_LOSSES.sum(), rtol=1e-6)
 
 
 def test_bad_input() -> None:

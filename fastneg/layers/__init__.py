@@ -16,6 +16,7 @@ if keras.backend.backend() != "tensorflow":
     )
 
 from fastneg.layers import compiled_losses  # noqa: F401 - registers its classes.
+from fastneg.layers.candidate_queue import CandidateQueue
 from fastneg.layers.negative_cosine import NegativeCosineLayer
 from fastneg.layers.negative_mining_softmax import NegativeMiningSoftmaxLoss
 from fastneg.layers.retrieval import Retrieval
@@ -23,6 +24,7 @@ from fastneg.layers.sampled_softmax import SampledSoftmaxLayer
 from fastneg.layers.sampled_softmax_embedding import SampledSoftmaxEmbedding
 
 __all__ = [
+    "CandidateQueue",
     "NegativeCosineLayer",
     "NegativeMiningSoftmaxLoss",
     "Retrieval",
