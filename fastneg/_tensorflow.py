@@ -50,7 +50,7 @@ def is_argument_or_variable(value: Any) -> bool:
     while operation.type in ("Identity", "Cast"):
         operation = operation.inputs[0].op
     if operation.type == "Placeholder":
-        return not isinstance(operation.graph.outer_graph, FuncGraph)
+        return not isinstance(getattr(operation.graph, "outer_graph", None), FuncGraph)
     return bool(operation.type == "ReadVariableOp")
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from fastneg._tensorflow import in_xla
+from fastneg.whole_numbers import NO_ID, whole_numbers
 
 FLOAT_DTYPES = frozenset({tf.float16, tf.bfloat16, tf.float32, tf.float64})
 _INTEGER_DTYPES = frozenset(
@@ -20,15 +20,6 @@ _REAL_DTYPES = FLOAT_DTYPES | _INTEGER_DTYPES
 # uint64 is left out: its values do not fit the int64 that shifts are computed in.
 _SHIFT_DTYPES = _INTEGER_DTYPES - {tf.uint64}
 _MOST_NEGATIVES = 2**31 - 1
-# Floats of smaller magnitude that are whole numbers are what they were before they became floats.
-_WHOLE_BELOW = {
-    tf.bfloat16: 2.0**8,
-    tf.float16: 2.0**11,
-    tf.float32: 2.0**24,
-    tf.float64: 2.0**53,
-}
-# Takes the place of an id that is none where nothing can be raised, inside XLA.
-NO_ID = tf.int64.min
 # TensorFlow takes microseconds to say so.
 _LARGEST = {dtype: float(dtype.max) for dtype in (tf.float32, tf.float64)}
 
@@ -176,49 +167,10 @@ def integer_ids(name: str, value: Any) -> tf.Tensor:
 
 
 def _integers(name: str, value: Any, otherwise: int) -> tf.Tensor:
-    """Converts to a tensor, floats to int64; inside XLA to `otherwise` where they hold no integer.
-
-    Raises:
-        ValueError: A constant holds no integer.
-        tf.errors.InvalidArgumentError: Another tensor holds none: at once, or when the graph runs.
-    """
     tensor = to_tensor(name, value, dtype_hint=tf.int64)
-    if tensor.dtype not in _WHOLE_BELOW:
-        return tensor
-    if not hasattr(value, "dtype"):
-        tensor = _as_float64(value, tensor)  # Lists become float32 unless told otherwise.
-    limit = _WHOLE_BELOW[tensor.dtype]
-    requirement = (
-        f"`{name}` must be integers, which {tensor.dtype.name} holds exactly below "
-        f"2**{int(math.log2(limit))}."
-    )
-    constant = tf.get_static_value(tensor)
-    if constant is not None:
-        known = np.asarray(constant, np.float64)
-        whole = (np.floor(known) == known) & (np.abs(known) < limit)
-        if whole.all():
-            return tf.constant(known.astype(np.int64))
-        message = f"{requirement} Received: {known[~whole][0]}."
-        if isinstance(value, tf.Tensor) and tf.executing_eagerly():
-            raise tf.errors.InvalidArgumentError(None, None, message)
-        raise ValueError(message)
-    numbers = tf.cast(tensor, tf.float64)
-    whole = tf.equal(tf.floor(numbers), numbers) & (tf.abs(numbers) < limit)
-    if in_xla():
-        numbers = tf.where(whole, numbers, tf.constant(otherwise, tf.float64))
-    else:
-        wrong = tf.boolean_mask(numbers, tf.logical_not(whole))[:1]
-        check = tf.debugging.Assert(tf.reduce_all(whole), [requirement, "Received:", wrong])
-        with tf.control_dependencies([check]):
-            numbers = tf.identity(numbers)
-    return tf.cast(numbers, tf.int64)
-
-
-def _as_float64(value: Any, tensor: tf.Tensor) -> tf.Tensor:
-    try:
-        return tf.convert_to_tensor(value, tf.float64)
-    except (TypeError, ValueError):  # A list of tensors.
-        return tensor
+    if tensor.dtype in FLOAT_DTYPES:
+        return whole_numbers(name, value, tensor, otherwise)
+    return tensor
 
 
 def per_row(

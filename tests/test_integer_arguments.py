@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+import keras
 import ml_dtypes
 import numpy as np
 import pytest
@@ -215,3 +216,23 @@ def test_integers_cost_no_check(case: Case) -> None:
 
     assert num_operations(tf.int64) == 0
     assert num_operations(tf.float32) > 0
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_labels_that_keras_hands_to_a_loss(jit_compile: bool) -> None:
+    """Keras makes float32 of int64 on the way."""
+    seen = []
+
+    class SampledSoftmax(keras.losses.Loss):
+        def call(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
+            seen.append(y_true.dtype)
+            return fastneg.sampled_softmax_loss(
+                TABLE, None, y_true, y_pred, 2, 9, sampled_values=([3, 0], 0.3, [0.4, 0.4])
+            )
+
+    model = keras.Sequential([keras.layers.Identity()])
+    model.compile(loss=SampledSoftmax(), jit_compile=jit_compile)
+    labels = np.array([[8], [0], [3], [1]], np.int64)
+    value = model.evaluate(EMB[0], labels, verbose=0)
+    assert set(seen) == {tf.float32}
+    np.testing.assert_allclose(value, np.mean(_sampled(labels, [3, 0])), rtol=1e-5)

@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from fastneg import validation
 from fastneg._tensorflow import in_xla
+from fastneg.whole_numbers import NO_ID
 
 _Arguments = TypeVar("_Arguments", bound="Arguments")
 
@@ -49,7 +50,7 @@ def ids_factor(given: Any, ids: tf.Tensor | None, dtype: tf.DType) -> float | tf
     For ids of which any number is one: others are for the backends to refuse.
     """
     if in_xla() and isinstance(given, tf.Tensor) and given.dtype.is_floating:
-        wrong = tf.reduce_any(tf.equal(ids, validation.NO_ID))
+        wrong = tf.reduce_any(tf.equal(ids, NO_ID))
         return tf.where(wrong, tf.constant(math.nan, dtype), tf.ones([], dtype))
     return 1.0
 
