@@ -1,5 +1,5 @@
-// A tile of the gathered losses' second pass: what is known of each of its rows before they meet their candidates, what
-// the candidates add up to, and what becomes of both in the end.
+// A tile of the gathered losses' second pass: what is known of each of its rows before they meet their candidates, and
+// what the candidates add up to.
 #ifndef FASTNEG_CORE_CPU_GATHERED_ROW_TILE_H_
 #define FASTNEG_CORE_CPU_GATHERED_ROW_TILE_H_
 
@@ -59,7 +59,7 @@ class RowTile {
       for (int64_t l = 0; l < count; ++l) {
         const int64_t i = batch_rows[l];
         const int64_t r = i - begin;
-        user_inverse_[r] = prepared.inverse[l];
+        user_inverse[r] = prepared.inverse[l];
         graded[r] = plan_.grad_user != nullptr && (weights == nullptr || weights[i] != 0);
         sums[r] = Zero<T>();
         if (plan_.want_scalars) score_sums[r] = hard_sums[r] = Zero<T>();
@@ -69,70 +69,6 @@ class RowTile {
         const T upper = bound + T(plan_.max_neg_log_prob);
         const T highest = upper > positive_logit[r] ? upper : positive_logit[r];
         if (!ReferenceFromBounds(positive_logit[r], highest, &reference[r])) reference[r] = LargestLogit(i);
-      }
-    }
-  }
-
-  // Row losses, their sums, and the user gradient's last step.
-  __attribute__((noinline)) void Finish() {
-    for (int64_t block = begin / kSumRows; block * kSumRows < end; ++block) {
-      for (int s = 0; s < 4; ++s) plan_.block_sums[4 * block + s] = 0;
-    }
-    const T* weights = static_cast<const T*>(plan_.weights);
-    T* grad_weights = static_cast<T*>(plan_.grad_weights);
-    if (plan_.grad_user != nullptr) {
-      for (int64_t i = begin; i < end; ++i) {
-        if (plan_.active[i]) continue;
-        static_cast<T*>(plan_.positive_weights)[i] = 0;
-        for (int64_t d = 0; d < plan_.embedding_dim; ++d) GradUser(i)[d] = 0;
-      }
-    }
-    if (grad_weights != nullptr) {
-      for (int64_t i = begin; i < end; ++i) {
-        if (!plan_.active[i]) grad_weights[i] = 0;
-      }
-    }
-    for (int64_t a = 0; a < num_active; a += kL) {
-      const int64_t count = num_active - a < kL ? num_active - a : kL;
-      Vec<T> row_sums[kL];
-      T positive_logits[kL], references[kL];
-      for (int l = 0; l < kL; ++l) {
-        const int64_t r = rows[a + (l < count ? l : 0)];
-        row_sums[l] = sums[r];
-        positive_logits[l] = positive_logit[r];
-        references[l] = reference[r];
-      }
-      const Vec<T> negatives = TransposedSums<T>(row_sums);
-      const Vec<T> below = Load(positive_logits) - Load(references);
-      // log(e_0 + S) - l_0 = log1p(S / e_0), or the first form where S / e_0 may overflow. e_0 may be 0 there.
-      const Vec<T> e0 = Exp<T>(below);
-      const Vec<T> ratio = negatives / e0;
-      const Vec<T> row_loss = ratio < T(1e30) ? Log1p<T>(ratio) : Log<T>(negatives + e0) - below;
-      T losses[kL], negative_sums[kL], totals[kL];
-      Store(losses, row_loss);
-      Store(negative_sums, negatives);
-      Store(totals, negatives + e0);
-      for (int l = 0; l < count; ++l) {
-        const int64_t r = rows[a + l];
-        const int64_t i = begin + r;
-        const T weight = weights == nullptr ? T(1) : weights[i];
-        const double coefficient = weight == 0 ? 0.0 : static_cast<double>(weight) * plan_.inverse_count;
-        double* block_sums = plan_.block_sums + 4 * (i / kSumRows);
-        if (weight != 0) block_sums[0] += coefficient * static_cast<double>(losses[l]);
-        if (grad_weights != nullptr) {
-          grad_weights[i] = plan_.inverse_count == 0 ? T(0) : T(static_cast<double>(losses[l]) * plan_.inverse_count);
-        }
-        if (weight != 0 && plan_.want_scalars) {
-          const double per_sum = coefficient / static_cast<double>(totals[l]);
-          block_sums[1] += per_sum * static_cast<double>(Sum<T>(score_sums[r]));
-          block_sums[2] += per_sum * plan_.gamma * static_cast<double>(negative_sums[l]);
-          block_sums[3] += per_sum * plan_.gamma * static_cast<double>(Sum<T>(hard_sums[r]));
-        }
-        if (plan_.grad_user != nullptr) {
-          static_cast<T*>(plan_.positive_weights)[i] = weight == 0 ? T(0) : -negative_sums[l];
-          FinishGradUser(i, weight == 0 ? T(0) : T(coefficient * plan_.gamma / static_cast<double>(totals[l])),
-                         negative_sums[l]);
-        }
       }
     }
   }
@@ -175,8 +111,9 @@ class RowTile {
   // By row of the tile; `rows` lists the active ones.
   int64_t num_active = 0;
   int16_t rows[kMaxTileRows];
-  bool graded[kMaxTileRows];  // Has a gradient: a row of weight 0 is active only to tell its weight its loss.
-  T positive[kMaxTileRows];   // Score, less margin.
+  bool graded[kMaxTileRows];     // Has a gradient: a row of weight 0 is active only to tell its weight its loss.
+  T user_inverse[kMaxTileRows];  // 1 / norm; negative where the norm was clipped.
+  T positive[kMaxTileRows];      // Score, less margin.
   T positive_logit[kMaxTileRows];
   T reference[kMaxTileRows];        // Subtracted from every logit.
   Vec<T> sums[kMaxTileRows];        // Sum of the negatives' exponentials, lane by lane.
@@ -221,51 +158,8 @@ class RowTile {
     return MaxLane<T>(largest);
   }
 
-  // grad = scale (sum_k e_k v_k - S v_0), then back through the normalisation; the user row is left scaled.
-  FASTNEG_INLINE void FinishGradUser(int64_t i, T scale, T negative_sum) {
-    const int64_t dim = plan_.embedding_dim;
-    T* grad = GradUser(i);
-    T* user = static_cast<T*>(plan_.user) + i * plan_.row_stride;
-    const T* item = Item(i);
-    if (scale == 0) {
-      for (int64_t d = 0; d < dim; ++d) grad[d] = 0;
-      for (int64_t d = 0; d < plan_.row_stride; ++d) user[d] = 0;
-      return;
-    }
-    const T inverse = user_inverse_[i - begin];
-    if (dim == 8 * kL) return FinishChunks<8>(scale, negative_sum, inverse, item, user, grad);
-    if (dim == 4 * kL) return FinishChunks<4>(scale, negative_sum, inverse, item, user, grad);
-    NormalisationGrad<T> through(inverse);
-    ForChunks<T>(dim, [&](int64_t d, int64_t valid) FASTNEG_LAMBDA_INLINE {
-      const Vec<T> g = scale * (LoadValid(grad + d, valid) - negative_sum * LoadAligned(item + d));
-      through.Meet(g, LoadAligned(user + d));
-      StoreValid(grad + d, g, valid);
-    });
-    through.Close(plan_.normalise);
-    ForChunks<T>(dim, [&](int64_t d, int64_t valid) FASTNEG_LAMBDA_INLINE {
-      const Vec<T> row = LoadAligned(user + d);
-      StoreValid(grad + d, through.Apply(LoadValid(grad + d, valid), row), valid);
-      StoreAligned(user + d, scale * row);
-    });
-  }
-
-  // The same where whole rows fit the registers.
-  template <int kChunks>
-  FASTNEG_INLINE void FinishChunks(T scale, T negative_sum, T inverse, const T* item, T* user, T* grad) {
-    Vec<T> g[kChunks];
-#pragma GCC unroll 8
-    for (int c = 0; c < kChunks; ++c) g[c] = scale * (Load(grad + c * kL) - negative_sum * LoadAligned(item + c * kL));
-    NormalisationGrad<T>(inverse).template Run<kChunks>(plan_.normalise, user, g);
-#pragma GCC unroll 8
-    for (int c = 0; c < kChunks; ++c) {
-      Store(grad + c * kL, g[c]);
-      StoreAligned(user + c * kL, scale * LoadAligned(user + c * kL));
-    }
-  }
-
   const GatheredPlan& plan_;
   const Candidates& candidates_;
-  T user_inverse_[kMaxTileRows];  // 1 / norm; negative where the norm was clipped.
 };
 
 }  // namespace fastneg::cpu::FASTNEG_ISA_NAMESPACE
