@@ -27,8 +27,8 @@ __device__ __forceinline__ float Widen(Float16 x) {
   asm("cvt.f32.f16 %0, %1;" : "=f"(result) : "h"(x.bits));
   return result;
 #else
-  // A subnormal number counts 2^-24; of the others exponent and mantissa are shifted into place, where infinities and NaNs
-  // keep the largest exponent. No subnormal float appears, which the host may take for 0.
+  // A subnormal number counts 2^-24; of the others exponent and mantissa are shifted into place, where infinities and
+  // NaNs keep the largest exponent. No subnormal float appears, which the host may take for 0.
   const uint32_t magnitude = static_cast<uint32_t>(x.bits & 0x7fff) << 13;
   uint32_t bits = magnitude + (112u << 23);
   if (magnitude < 0x00800000) bits = __float_as_uint(static_cast<float>(x.bits & 0x03ff) * 0x1p-24f);
