@@ -359,6 +359,13 @@ def test_options_must_be_numbers(name: str, value: Any) -> None:
             NegativeCosineLayer(3, t=value)
 
 
+@pytest.mark.parametrize("layer", [NegativeMiningSoftmaxLoss, SampledSoftmaxLayer])
+@pytest.mark.parametrize("seed", [[1, 2], tf.Variable([1, 2]), 1.5])
+def test_seed_must_be_a_number(layer: Any, seed: Any) -> None:
+    with pytest.raises(ValueError, match="`seed` must be a Python integer or None in a layer"):
+        layer(seed=seed)
+
+
 def test_numpy_numbers_can_be_saved() -> None:
     layer = NegativeMiningSoftmaxLoss(gamma=np.float32(2.0), margin=np.array(0.5), t=True)
     assert json.loads(json.dumps(layer.get_config()["gamma"])) == 2.0

@@ -50,6 +50,11 @@ class FixedOptions:
                 )
             if name in self.NUMBERS:
                 value = saved_number(name, value, self.NUMBERS[name])
+            # With the function's two integers a layer would draw the same in each step.
+            if name == "seed" and value is not None and not validation.is_integer(value):
+                raise ValueError(
+                    f"`seed` must be a Python integer or None in a layer. Received: {value!r}."
+                )
         super().__setattr__(name, value)
 
     def get_config(self) -> dict[str, Any]:

@@ -57,7 +57,8 @@ def softmax_loss_with_negative_mining(
         seed: Makes the sequence of drawn shifts repeatable, as in `tf.random.uniform`. Two
             integers, [2], instead: the draw depends on them alone, as in
             `tf.random.stateless_uniform`. That, or given `shifts`, is for `tf.recompute_grad` and
-            `keras.remat`, which compute the loss twice and would draw twice.
+            `keras.remat`, which compute the loss twice and would draw twice. Replicas of
+            `tf.distribute` draw for themselves, whatever the seed.
         shifts: [K] integers to use instead of drawing them: taken modulo B, none may be 0 modulo B.
         candidate_sampling_probability: [B], how likely each item is to be drawn into a batch,
             clipped below at 1e-9. Corrects for popular items serving as negatives more often (logQ

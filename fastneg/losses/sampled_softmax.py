@@ -59,7 +59,7 @@ def sampled_softmax_loss(
         seed: Makes the sequence of samples repeatable. Two integers, [2], instead: the draw
             depends on them alone, as in `tf.random.stateless_uniform`. That, or `sampled_values`,
             is for `tf.recompute_grad` and `keras.remat`, which compute the loss twice and would
-            draw twice.
+            draw twice. Replicas of `tf.distribute` draw for themselves, whatever the seed.
         name: Name of the scope in the graph.
 
     Returns:

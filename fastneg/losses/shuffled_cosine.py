@@ -49,7 +49,7 @@ def negative_cosine_loss(
             integers, [2], instead: the draw depends on them alone, as in
             `tf.random.stateless_uniform`. That, or given `permutations`, is for
             `tf.recompute_grad` and `keras.remat`, which compute the loss twice and would draw
-            twice.
+            twice. Replicas of `tf.distribute` draw for themselves, whatever the seed.
         permutations: [K, B] integers to use instead of drawing them; each row has to be a
             permutation of 0 .. B-1.
         candidate_sampling_probability: [B], how likely each document is to be drawn into a batch,
