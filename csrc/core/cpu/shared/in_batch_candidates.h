@@ -54,6 +54,9 @@ FASTNEG_INLINE void PackOffsets(const InBatchPlan& plan, int64_t first, int64_t 
     const bool kept = s < count && (plan.candidate_mask == nullptr || plan.candidate_mask[first + s] != 0);
     if (!kept) offsets[s] = -T(__builtin_huge_val());
   }
+  if (plan.factors == nullptr) return;
+  T* factors = static_cast<T*>(plan.factors) + first;
+  for (int64_t s = 0; s < kWidth; s += kLanes<T>) Store(factors + s, Exp<T>(Load(offsets + s)));
 }
 
 template <typename T>

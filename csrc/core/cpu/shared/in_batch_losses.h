@@ -30,9 +30,12 @@ struct LossFactors {
 template <typename T>
 FASTNEG_INLINE LossFactors<T> LossWithPositive(const InBatchPlan& plan, const LossTerms<T>& terms, Vec<T> weight) {
   const Vec<T> own = terms.own, others = terms.exponentials;
-  const Vec<T> sum = Exp<T>(own - terms.reference) + others;
-  // A small loss may not come from a difference: where the positive has the largest logit, sum = 1 + others.
-  const Vec<T> loss = own == terms.reference ? Log1p<T>(others) : Log<T>(sum) - (own - terms.reference);
+  const Vec<T> own_exponential = Exp<T>(own - terms.reference);
+  const Vec<T> sum = own_exponential + others;
+  // A small loss may not come from a difference.
+  const Mask<T> divides = own_exponential > T(1e-30);
+  const Vec<T> odds = others / (divides ? own_exponential : sum);
+  const Vec<T> loss = divides ? Log1p<T>(odds) : Log<T>(sum) - (own - terms.reference);
   if (!plan.transforms) return {loss, weight / sum, -others, Broadcast(T(1)), Zero<T>()};
   const Vec<T> smoothing = static_cast<T>(plan.label_smoothing) / (terms.members + T(1));
   return {loss + smoothing * (terms.members * own - terms.logits), weight, smoothing * terms.members - others / sum,

@@ -97,8 +97,11 @@ struct InBatchPlan {
   void* column_sums = nullptr;  // [3, padded] as block_columns.
   void* column_scales = nullptr;
   void* column_shares = nullptr;
-  uint8_t* out_of_range = nullptr;  // [num_panels]: a reference did not suit.
-  bool exact_columns = false;       // References are the columns' largest logits.
+  void* factors = nullptr;          // exp(offsets)
+  uint8_t* out_of_range = nullptr;  // [num_panels + num_blocks]: a reference did not suit a column, or a row.
+  // One reference for all rows and columns: an exponential then serves both. Only with `factors`.
+  bool one_reference = false;
+  double reference = 0.0;
 };
 
 }  // namespace fastneg::cpu

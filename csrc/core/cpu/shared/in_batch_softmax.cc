@@ -1,4 +1,5 @@
 // in_batch_softmax_loss on the CPU: checks, workspace, the rounds of row and candidate tasks, and the sums over rows.
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 
@@ -86,7 +87,8 @@ InBatchPlan LayOut(const InBatchSoftmaxArgs& args, const cpu::InBatchKernels& ke
     plan.column_sums = workspace->Take(3, padded, bytes);
     plan.column_scales = workspace->Take(padded, 1, bytes);
     plan.column_shares = workspace->Take(padded, 1, bytes);
-    plan.out_of_range = static_cast<uint8_t*>(workspace->Take(plan.num_panels, 1, 1));
+    plan.factors = workspace->Take(padded, 1, bytes);
+    plan.out_of_range = static_cast<uint8_t*>(workspace->Take(plan.num_panels + plan.num_blocks, 1, 1));
   }
   return plan;
 }
@@ -122,6 +124,14 @@ void RunOneWay(const InBatchSoftmaxArgs& args, const cpu::InBatchKernels& kernel
   phases.Flush();
 }
 
+// The largest number, but for NaN.
+template <typename T>
+double Largest(const void* values, int64_t size) {
+  T largest = static_cast<const T*>(values)[0];
+  for (int64_t i = 1; i < size; ++i) largest = std::max(static_cast<const T*>(values)[i], largest);
+  return static_cast<double>(largest);
+}
+
 // Queries and candidates classified: the sums of both, and then the gradients.
 void RunTwoWays(const InBatchSoftmaxArgs& args, const cpu::InBatchKernels& kernels, InBatchPlan* plan) {
   const bool is_double = IsDouble(args.dtype);
@@ -140,12 +150,23 @@ void RunTwoWays(const InBatchSoftmaxArgs& args, const cpu::InBatchKernels& kerne
     phases.Push({plan->num_panels, kernels.finish_columns[is_double]});
     phases.Flush();
   };
-  const int64_t padded = plan->num_panels * plan->panel_width;
-  SetZero(plan->column_references, 1, padded, args.dtype);
+  const auto suit = [&] {
+    bool all = true;
+    for (int64_t i = 0; i < plan->num_panels + plan->num_blocks; ++i) all &= plan->out_of_range[i] == 0;
+    return all;
+  };
+  SetZero(plan->column_references, 1, plan->num_panels * plan->panel_width, args.dtype);
+  phases.Flush();
+  // The logits of positives are among the largest, where anything has been learned.
+  sums.reference = is_double ? Largest<double>(plan->own_logits, plan->batch_size)
+                             : Largest<float>(plan->own_logits, plan->batch_size);
+  sums.one_reference = true;
   add_up();
-  bool suit = true;
-  for (int64_t panel = 0; panel < plan->num_panels; ++panel) suit &= plan->out_of_range[panel] == 0;
-  if (!suit) {
+  if (!suit()) {
+    sums.one_reference = false;
+    add_up();
+  }
+  if (!suit()) {
     cpu::ForRounds(*plan, [&](int64_t round, int64_t block, int64_t count) {
       phases.Push({count, kernels.maxima_of_columns[is_double], block});
       phases.Push({plan->num_panels, kernels.merge_maxima[is_double], round * plan->num_panels});
@@ -153,6 +174,8 @@ void RunTwoWays(const InBatchSoftmaxArgs& args, const cpu::InBatchKernels& kerne
     add_up();
   }
   if (plan->grad_rows == nullptr) return;
+  plan->one_reference = sums.one_reference;
+  plan->reference = sums.reference;
   cpu::PhaseQueue gradients(args.executor, plan);
   cpu::ForRounds(*plan, [&](int64_t round, int64_t block, int64_t count) {
     gradients.Push({count, kernels.grad_block[is_double], block});

@@ -30,7 +30,7 @@ struct ColumnSums {
 };
 
 // What one panel's scores add to the sums of rows and columns. The scores stay.
-template <typename T, bool kReweights, bool kCounts>
+template <typename T, bool kReweights, bool kCounts, bool kOneReference>
 FASTNEG_INLINE void SumPanel(const InBatchPlan& plan, const InBatchBlock<T>& block, int64_t panel, LaneSums<T>* rows) {
   constexpr int64_t kWidth = kWidthOfPanel<T>;
   const int64_t padded = plan.num_panels * kWidth;
@@ -39,6 +39,7 @@ FASTNEG_INLINE void SumPanel(const InBatchPlan& plan, const InBatchBlock<T>& blo
   const Reweighting<T> reweighting(plan);
   const T* offsets = static_cast<const T*>(plan.offsets) + panel * kWidth;
   const T* references = static_cast<const T*>(plan.column_references) + panel * kWidth;
+  const T* factors = static_cast<const T*>(plan.factors) + panel * kWidth;
   const T* scores = block.Panel(panel);
   ColumnSums<T> columns;
   for (int64_t r = 0; r < block.count; ++r) {
@@ -51,9 +52,15 @@ FASTNEG_INLINE void SumPanel(const InBatchPlan& plan, const InBatchBlock<T>& blo
       if constexpr (kReweights) logit = reweighting.Apply(reweighting.IsHard(own, logit), logit);
       const Vec<T> corrected = logit + Load(offsets + v * kLanes<T>);
       const Mask<T> kept = corrected != kMinusInfinity<T>;
-      sum += Exp<T>(Min<T>(highest, corrected - reference));
-      const Vec<T> e = Exp<T>(Min<T>(highest, logit - Load(references + v * kLanes<T>)));
-      columns.exponentials[v] += kept ? e : zero;
+      if constexpr (kOneReference) {
+        const Vec<T> e = Exp<T>(Min<T>(highest, logit - reference));
+        sum += e * Load(factors + v * kLanes<T>);
+        columns.exponentials[v] += e;
+      } else {
+        sum += Exp<T>(Min<T>(highest, corrected - reference));
+        const Vec<T> e = Exp<T>(Min<T>(highest, logit - Load(references + v * kLanes<T>)));
+        columns.exponentials[v] += kept ? e : zero;
+      }
       if constexpr (kCounts) {
         members += kept ? one : zero;
         logits += kept ? corrected : zero;
@@ -73,17 +80,21 @@ FASTNEG_INLINE void SumPanel(const InBatchPlan& plan, const InBatchBlock<T>& blo
   }
 }
 
-template <typename T, bool kReweights, bool kCounts>
+template <typename T, bool kReweights, bool kCounts, bool kOneReference>
 __attribute__((noinline)) void SumSweep(const InBatchPlan& plan, InBatchBlock<T>* block, int64_t num_referred,
                                         RowSums<T>* sums) {
   LaneSums<T> lanes;
-  block->ResetExclusions(plan);
-  for (int64_t r = 0; r < kMaxBlockRows; ++r) Store(lanes.exponentials + r * kLanes<T>, kMinusInfinity<T>);
-  for (int64_t panel = 0; panel < num_referred; ++panel) {
-    ScoreInBatch(plan, block, panel);
-    RaiseMaxima(plan, *block, panel, lanes.exponentials);
+  if constexpr (kOneReference) {
+    for (int64_t r = 0; r < kMaxBlockRows; ++r) block->reference[r] = static_cast<T>(plan.reference);
+  } else {
+    block->ResetExclusions(plan);
+    for (int64_t r = 0; r < kMaxBlockRows; ++r) Store(lanes.exponentials + r * kLanes<T>, kMinusInfinity<T>);
+    for (int64_t panel = 0; panel < num_referred; ++panel) {
+      ScoreInBatch(plan, block, panel);
+      RaiseMaxima(plan, *block, panel, lanes.exponentials);
+    }
+    SetReferences(plan, lanes.exponentials, block);
   }
-  SetReferences(plan, lanes.exponentials, block);
   const int64_t count = (block->count + kLanes<T> - 1) / kLanes<T> * kLanes<T>;
   ClearLanes<T>(count, lanes.exponentials);
   ClearLanes<T>(count, lanes.members);
@@ -91,22 +102,31 @@ __attribute__((noinline)) void SumSweep(const InBatchPlan& plan, InBatchBlock<T>
   block->ResetExclusions(plan);
   for (int64_t panel = 0; panel < plan.num_panels; ++panel) {
     ScoreInBatch(plan, block, panel);
-    SumPanel<T, kReweights, kCounts>(plan, *block, panel, &lanes);
+    SumPanel<T, kReweights, kCounts, kOneReference>(plan, *block, panel, &lanes);
   }
   AddLanes<T>(count, lanes.exponentials, sums->exponentials);
   AddLanes<T>(count, lanes.members, sums->members);
   AddLanes<T>(count, lanes.logits, sums->logits);
 }
 
-template <typename T>
+template <typename T, bool kOneReference>
 FASTNEG_INLINE void SumSweepAsPlanned(const InBatchPlan& plan, InBatchBlock<T>* block, int64_t num_referred,
                                       RowSums<T>* sums) {
   if (plan.reweights) {
-    if (plan.counts) return SumSweep<T, true, true>(plan, block, num_referred, sums);
-    return SumSweep<T, true, false>(plan, block, num_referred, sums);
+    if (plan.counts) return SumSweep<T, true, true, kOneReference>(plan, block, num_referred, sums);
+    return SumSweep<T, true, false, kOneReference>(plan, block, num_referred, sums);
   }
-  if (plan.counts) return SumSweep<T, false, true>(plan, block, num_referred, sums);
-  SumSweep<T, false, false>(plan, block, num_referred, sums);
+  if (plan.counts) return SumSweep<T, false, true, kOneReference>(plan, block, num_referred, sums);
+  SumSweep<T, false, false, kOneReference>(plan, block, num_referred, sums);
+}
+
+// Whether what is relative to the one reference neither overflows nor has lost digits to underflow. The positive's
+// share is part of a sum where it is in the softmax. False also for NaN.
+template <typename T>
+FASTNEG_INLINE bool OneReferenceSuits(const InBatchPlan& plan, Vec<T> own, Vec<T> sum) {
+  constexpr T kLargest = T(1e30), kSmallest = T(1e-24);
+  if (plan.positive_in_softmax) sum += Exp<T>(own - static_cast<T>(plan.reference));
+  return !Any<T>(~((sum <= kLargest) & (sum >= kSmallest)));
 }
 
 // First sweep: a block's row losses and factors, and its sums by column.
@@ -118,9 +138,19 @@ void SumInBatchBlock(void* context, int64_t index) {
   LoadQueries(plan, &block);
   LoadPositives(plan, &block);
   RowSums<T> sums;
-  SumSweepAsPlanned(plan, &block, 1, &sums);
-  if (!ReferencesSuit(block, sums, plan.positive_in_softmax)) {
-    SumSweepAsPlanned(plan, &block, plan.num_panels, &sums);
+  uint8_t* out_of_range = plan.out_of_range + plan.num_panels + index;
+  *out_of_range = 0;
+  if (plan.one_reference) {
+    SumSweepAsPlanned<T, true>(plan, &block, 0, &sums);
+    for (int64_t r = 0; r < block.count; ++r) {
+      const Vec<T> own = Broadcast(block.own_logit[r]), sum = Broadcast(sums.exponentials[r]);
+      if (!OneReferenceSuits<T>(plan, own, sum)) *out_of_range = 1;
+    }
+  } else {
+    SumSweepAsPlanned<T, false>(plan, &block, 1, &sums);
+    if (!ReferencesSuit(block, sums, plan.positive_in_softmax)) {
+      SumSweepAsPlanned<T, false>(plan, &block, plan.num_panels, &sums);
+    }
   }
   for (int64_t r = 0; r < block.count; r += kLanes<T>) {
     const int64_t valid = block.count - r < kLanes<T> ? block.count - r : kLanes<T>;
@@ -233,12 +263,13 @@ void FinishColumns(void* context, int64_t panel) {
     }
     const int64_t valid = plan.batch_size - j < kLanes<T> ? plan.batch_size - j : kLanes<T>;
     const Vec<T> own = LoadValid(static_cast<const T*>(plan.own_logits) + j, valid);
-    const LossTerms<T> terms = {Load(static_cast<const T*>(plan.column_references) + j),
-                                own,
-                                Zero<T>(),
-                                Load(sums + j),
-                                Load(sums + padded + j),
-                                Load(sums + 2 * padded + j)};
+    Vec<T> reference = Load(static_cast<const T*>(plan.column_references) + j), others = Load(sums + j);
+    if (plan.one_reference) {
+      reference = Broadcast(static_cast<T>(plan.reference));
+      others = Load(static_cast<const T*>(plan.factors) + j) == T(0) ? Zero<T>() : others;  // Masked.
+    }
+    const LossTerms<T> terms = {
+        reference, own, Zero<T>(), others, Load(sums + padded + j), Load(sums + 2 * padded + j)};
     const LossFactors<T> factors = LossOf<T>(plan, terms, T(0.5) * RowWeights<T>(plan, j, valid));
     T* loss = static_cast<T*>(plan.row_loss) + j;
     T* positive = static_cast<T*>(plan.positive_grads) + j;
@@ -248,15 +279,19 @@ void FinishColumns(void* context, int64_t panel) {
     StorePartial(shares, factors.scale * factors.share, valid);
     for (int64_t l = valid; l < kLanes<T>; ++l) scales[l] = shares[l] = T(0);
     for (int64_t l = 0; l < valid; ++l) {
-      const T sum = terms.exponentials[l];
-      suit &= sum <= kLargest && (plan.positive_in_softmax || sum >= T(0.5));
+      const T sum = others[l];
+      if (plan.one_reference) {
+        suit &= OneReferenceSuits<T>(plan, Broadcast(own[l]), Broadcast(sum));
+      } else {
+        suit &= sum <= kLargest && (plan.positive_in_softmax || sum >= T(0.5));
+      }
     }
   }
   plan.out_of_range[panel] = !suit;
 }
 
 // One panel's scores to gradients by logits, of rows and columns together, times what the re-weighting makes of them.
-template <typename T, bool kReweights>
+template <typename T, bool kReweights, bool kOneReference>
 FASTNEG_INLINE void Coefficients(const InBatchPlan& plan, const InBatchBlock<T>& block, int64_t panel,
                                  LaneSums<T>* sums) {
   constexpr int64_t kWidth = kWidthOfPanel<T>;
@@ -267,11 +302,12 @@ FASTNEG_INLINE void Coefficients(const InBatchPlan& plan, const InBatchBlock<T>&
                           FASTNEG_LAMBDA_INLINE { return static_cast<const T*>(values) + panel * kWidth; };
   const T *offsets = column(plan.offsets), *references = column(plan.column_references);
   const T *scales = column(plan.column_scales), *shares = column(plan.column_shares);
+  const T* factors = column(plan.factors);
   T* values = block.Panel(panel);
   for (int64_t r = 0; r < block.count; ++r) {
     const int64_t i = block.first + r;
     const Vec<T> own = Broadcast(block.own[r]);
-    const T reference = static_cast<const T*>(plan.row_references)[i];
+    const T reference = kOneReference ? static_cast<T>(plan.reference) : static_cast<const T*>(plan.row_references)[i];
     const T scale = static_cast<const T*>(plan.row_scales)[i], share = static_cast<const T*>(plan.row_shares)[i];
     Vec<T> hard_sum{}, hard_scores{};
     ForPanelVecs(vecs, [&](int64_t v) FASTNEG_LAMBDA_INLINE {
@@ -284,9 +320,15 @@ FASTNEG_INLINE void Coefficients(const InBatchPlan& plan, const InBatchBlock<T>&
         logit = reweighting.Apply(hard, score);
       }
       const Vec<T> corrected = logit + Load(offsets + v * kLanes<T>);
-      const Vec<T> by_row = Exp<T>(Min<T>(highest, corrected - reference));
-      const Vec<T> by_column = Exp<T>(Min<T>(highest, logit - Load(references + v * kLanes<T>)));
-      Vec<T> g = by_row * scale + by_column * Load(scales + v * kLanes<T>) + (Load(shares + v * kLanes<T>) + share);
+      Vec<T> g = Load(shares + v * kLanes<T>) + share;
+      if constexpr (kOneReference) {
+        const Vec<T> e = Exp<T>(Min<T>(highest, logit - reference));
+        g += e * (Load(factors + v * kLanes<T>) * scale + Load(scales + v * kLanes<T>));
+      } else {
+        const Vec<T> by_row = Exp<T>(Min<T>(highest, corrected - reference));
+        const Vec<T> by_column = Exp<T>(Min<T>(highest, logit - Load(references + v * kLanes<T>)));
+        g += by_row * scale + by_column * Load(scales + v * kLanes<T>);
+      }
       g = corrected == kMinusInfinity<T> ? zero : g;
       if constexpr (kReweights) {
         const Vec<T> hard_g = hard ? g : zero;
@@ -308,7 +350,7 @@ FASTNEG_INLINE void Coefficients(const InBatchPlan& plan, const InBatchBlock<T>&
   }
 }
 
-template <typename T, bool kReweights>
+template <typename T, bool kReweights, bool kOneReference>
 __attribute__((noinline)) void GradSweep(const InBatchPlan& plan, InBatchBlock<T>* block) {
   LaneSums<T> lanes;
   ClearLanes<T>(kMaxBlockRows, lanes.hard);
@@ -316,7 +358,7 @@ __attribute__((noinline)) void GradSweep(const InBatchPlan& plan, InBatchBlock<T
   block->ResetExclusions(plan);
   for (int64_t panel = 0; panel < plan.num_panels; ++panel) {
     ScoreInBatch(plan, block, panel);
-    Coefficients<T, kReweights>(plan, *block, panel, &lanes);
+    Coefficients<T, kReweights, kOneReference>(plan, *block, panel, &lanes);
     AddQueryGrads(plan, *block, panel);
   }
   RowSums<T> sums;
@@ -338,8 +380,12 @@ void GradInBatchBlock(void* context, int64_t index) {
   InBatchBlock<T> block(plan, index);
   LoadQueries(plan, &block);
   LoadPositives(plan, &block);
-  if (plan.reweights) return GradSweep<T, true>(plan, &block);
-  GradSweep<T, false>(plan, &block);
+  if (plan.one_reference) {
+    if (plan.reweights) return GradSweep<T, true, true>(plan, &block);
+    return GradSweep<T, false, true>(plan, &block);
+  }
+  if (plan.reweights) return GradSweep<T, true, false>(plan, &block);
+  GradSweep<T, false, false>(plan, &block);
 }
 
 }  // namespace fastneg::cpu::FASTNEG_ISA_NAMESPACE
