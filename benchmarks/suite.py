@@ -21,6 +21,7 @@ SUITES = (
     "sv_softmax",
     "pairwise_logistic",
     "sampled_softmax",
+    "in_batch_softmax",
 )
 Kind = Literal["TensorFlow form", "peer", "fastneg", "overhead"]
 
