@@ -32,8 +32,8 @@ FASTNEG_INLINE LossFactors<T> LossWithPositive(const InBatchPlan& plan, const Lo
   const Vec<T> own = terms.own, others = terms.exponentials;
   const Vec<T> own_exponential = Exp<T>(own - terms.reference);
   const Vec<T> sum = own_exponential + others;
-  // A small loss may not come from a difference.
-  const Mask<T> divides = own_exponential > T(1e-30);
+  // A small loss may not come from a difference, and a large one may not overflow.
+  const Mask<T> divides = own_exponential > others * T(1e-6);
   const Vec<T> odds = others / (divides ? own_exponential : sum);
   const Vec<T> loss = divides ? Log1p<T>(odds) : Log<T>(sum) - (own - terms.reference);
   if (!plan.transforms) return {loss, weight / sum, -others, Broadcast(T(1)), Zero<T>()};
