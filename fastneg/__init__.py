@@ -16,6 +16,7 @@ __all__ = [
     "BackendUnavailableError",
     "__version__",
     "build_info",
+    "distribute",
     "in_batch_softmax_loss",
     "layers",
     "losses",
@@ -42,7 +43,7 @@ if importlib.util.find_spec("tensorflow") is None:
         raise AttributeError(f"module 'fastneg' has no attribute {name!r}")
 
 else:
-    from fastneg import losses, reference
+    from fastneg import distribute, losses, reference
     from fastneg.backends import BackendUnavailableError, register_operations
     from fastneg.config import build_info, show_config, use_backend
     from fastneg.losses.in_batch_softmax import in_batch_softmax_loss

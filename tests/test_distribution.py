@@ -10,7 +10,7 @@ import socket
 from processes import run_python, run_together
 
 
-def _ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     """Free ports, as far as anyone can know."""
     sockets = [socket.socket() for _ in range(count)]
     try:
@@ -27,14 +27,14 @@ def test_mirrored() -> None:
 
 
 def test_two_workers() -> None:
-    ports = _ports(2)
+    ports = free_ports(2)
     run_together(
         [f"import distribution; distribution.worker({index}, {ports})" for index in range(2)]
     )
 
 
 def test_parameter_servers() -> None:
-    run_python(f"import distribution; distribution.parameter_servers({_ports(4)})")
+    run_python(f"import distribution; distribution.parameter_servers({free_ports(4)})")
 
 
 def test_op_determinism() -> None:

@@ -13,6 +13,7 @@ from fastneg import config
 @pytest.mark.parametrize(
     "documented",
     [
+        fastneg.distribute.gather_candidates,
         fastneg.in_batch_softmax_loss,
         fastneg.negative_cosine_loss,
         fastneg.pairwise_loss,
