@@ -74,6 +74,7 @@ def test_value_of_output_loss() -> None:
     np.testing.assert_allclose(_fitted_loss(loss, WEIGHTS, losses, WEIGHTS), mean, rtol=1e-6)
     assert loss(None, np.array([3.5], np.float32)) == 3.5
     assert loss(None, np.zeros([0, 1], np.float32)) == 0
+    assert loss(None, tf.constant(3.5)) == 3.5
 
 
 def test_rows_of_weight_0_may_have_any_loss() -> None:
@@ -105,6 +106,8 @@ def test_bad_arguments_are_named() -> None:
         PairwiseLoss(sessions=True)(LABELS, LOGITS)
     with pytest.raises(ValueError, match="`sample_weight` must be None for an output that is one"):
         OutputLoss()(None, tf.ones([1]), WEIGHTS)
+    with pytest.raises(ValueError, match="`sample_weight` must be None for an output that is one"):
+        OutputLoss()(None, tf.ones([]), WEIGHTS)
     with pytest.raises(ValueError, match="`sample_weight` must have shape"):
         OutputLoss()(None, tf.ones([12]), WEIGHTS[:5])
     with pytest.raises(ValueError, match="`y_pred` must be float16"):

@@ -136,7 +136,7 @@ class OutputLoss(_ScalarLoss):
 
     Call arguments:
         y_true: Anything, or None.
-        y_pred: [B] or [B, 1], or [1], losses.
+        y_pred: [B] or [B, 1], losses of rows; [1] or a scalar, one loss.
         sample_weight: [B] or [B, 1], optional.
 
     Returns:
@@ -157,10 +157,10 @@ class OutputLoss(_ScalarLoss):
         losses = validation.floating("y_pred", y_pred)
         if sample_weight is not None:
             sample_weight = validation.to_tensor("sample_weight", sample_weight)
-            if losses.shape == [1] and sample_weight.shape not in ([1], [1, 1]):
+            if losses.shape in ([], [1]) and sample_weight.shape not in ([1], [1, 1]):
                 raise ValueError(
-                    "`sample_weight` must be None for an output that is one loss, [1], and has no "
-                    f"rows to weigh. Received: {sample_weight.shape}."
+                    "`sample_weight` must be None for an output that is one loss and has no rows "
+                    f"to weigh. Received: {sample_weight.shape}."
                 )
         return weighted_mean(losses, sample_weight)
 
