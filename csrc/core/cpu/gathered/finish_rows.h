@@ -17,7 +17,7 @@ class FinishRows {
   FinishRows(const GatheredPlan& plan, RowTile<T, Candidates>* tile) : plan_(plan), tile_(*tile) {}
 
   // Row losses, their sums, and the user gradient's last step.
-  __attribute__((noinline)) void Run() {
+  FASTNEG_NOINLINE void Run() {
     for (int64_t block = tile_.begin / kSumRows; block * kSumRows < tile_.end; ++block) {
       for (int s = 0; s < 4; ++s) plan_.block_sums[4 * block + s] = 0;
     }

@@ -17,7 +17,7 @@ class NarrowSweep {
 
   // Candidates first .. first + n - 1 of every active row, n <= left and at most kL / kQueries; returns n.
   template <int kQueries>
-  __attribute__((noinline)) int64_t Run(int64_t first, int64_t left) {
+  FASTNEG_NOINLINE int64_t Run(int64_t first, int64_t left) {
     constexpr int kPerQuery = kL / kQueries;
     const int64_t n = left < kPerQuery ? left : kPerQuery;
     const typename Candidates::template Group<kPerQuery> group(candidates_, first, n);

@@ -38,7 +38,7 @@ class RolledCandidates {
 
     // Fills `offsets` with the places of user row i's candidates, in elements from prepared item row i on; returns the
     // first row behind i for which they are no longer right. Rows grow from call to call.
-    __attribute__((noinline)) int64_t ItemOffsets(int64_t i, int64_t* offsets) const {
+    FASTNEG_NOINLINE int64_t ItemOffsets(int64_t i, int64_t* offsets) const {
       int64_t until = plan_.batch_size;
       for (int k = 0; k < kSize; ++k) {
         const bool wraps = i < shifts_[k];
@@ -50,7 +50,7 @@ class RolledCandidates {
 
     // The same for the user rows that have item row j as these candidates, from prepared user row j on, and for the
     // exponentials of those pairs, from element j of exp_weights on.
-    __attribute__((noinline)) int64_t UserOffsets(int64_t j, int64_t* offsets, int64_t* weight_offsets) const {
+    FASTNEG_NOINLINE int64_t UserOffsets(int64_t j, int64_t* offsets, int64_t* weight_offsets) const {
       int64_t until = plan_.batch_size;
       for (int k = 0; k < kSize; ++k) {
         const int64_t wrap_row = plan_.batch_size - shifts_[k];

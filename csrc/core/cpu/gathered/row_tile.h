@@ -28,7 +28,7 @@ class RowTile {
 
   // Prepares the tile's user rows, and fills in what is known before the negatives are: the positive's score and logit
   // and the number subtracted from every logit.
-  __attribute__((noinline)) void Start() {
+  FASTNEG_NOINLINE void Start() {
     const PrepareFunction<T> prepare = ChoosePrepare<T>(plan_);
     const T* weights = static_cast<const T*>(plan_.weights);
     T item_bound = T(1.00001);  // |cosine|, with room for rounding.

@@ -57,8 +57,7 @@ FASTNEG_INLINE Vec<T> Dots(const T* const* queries, const T* candidates, const i
 
 // The same, for callers that are not worth a copy of all that code.
 template <typename T, int kQueries>
-__attribute__((noinline)) Vec<T> CallDots(const T* const* queries, const T* candidates, const int64_t* offsets,
-                                          int64_t chunks) {
+FASTNEG_NOINLINE Vec<T> CallDots(const T* const* queries, const T* candidates, const int64_t* offsets, int64_t chunks) {
   return Dots<T, kQueries>(queries, candidates, offsets, chunks);
 }
 
@@ -167,7 +166,7 @@ FASTNEG_INLINE void AddWeightedRows(const WeightedSum<T>& sum, int64_t dim, bool
 
 // The same for one row, for callers that are not worth a copy of all that code.
 template <typename T>
-__attribute__((noinline)) void CallAddWeightedRow(const WeightedSum<T>& sum, int64_t dim, bool add, T* out) {
+FASTNEG_NOINLINE void CallAddWeightedRow(const WeightedSum<T>& sum, int64_t dim, bool add, T* out) {
   AddWeightedRows<T, 1>(sum, dim, add, out);
 }
 

@@ -21,7 +21,7 @@ class WideSweep {
   // Candidates first .. first + n - 1 of every active row, n <= left; returns n. kChunks is the length of prepared rows
   // in vectors, or 0 for one that is known only now.
   template <int kChunks>
-  __attribute__((noinline)) int64_t Run(int64_t first, int64_t left) {
+  FASTNEG_NOINLINE int64_t Run(int64_t first, int64_t left) {
     using Group = typename Candidates::template Group<kL>;
     const int num_groups = left > kL + kL / 2 ? kGroups : 1;
     const int64_t n = left < num_groups * kL ? left : num_groups * kL;

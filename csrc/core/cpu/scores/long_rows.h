@@ -27,7 +27,7 @@ class LongRows {
                : buffered_        ? kBuffer / k_
                                   : 1) {}
 
-  __attribute__((noinline)) void RunBlock(int64_t begin, int64_t end, double scale, double* sums) {
+  FASTNEG_NOINLINE void RunBlock(int64_t begin, int64_t end, double scale, double* sums) {
     BlockSums<T> block;
     for (int64_t first = begin; first < end; first += group_) {
       RunGroup(first, first + group_ < end ? group_ : end - first, &block);
@@ -47,7 +47,7 @@ class LongRows {
     Vec<T> negatives, leads, hard;
   };
 
-  __attribute__((noinline)) void RunGroup(int64_t first, int64_t count, BlockSums<T>* block) {
+  FASTNEG_NOINLINE void RunGroup(int64_t first, int64_t count, BlockSums<T>* block) {
     Vec<T> negatives[kL], leads[kL], hard[kL];
     T positive[kL], reference[kL];
 #pragma GCC unroll 1
@@ -112,7 +112,7 @@ class LongRows {
   }
 
   // Whatever the parameters are: looks at every re-weighted score.
-  __attribute__((noinline)) T SearchReference(const Storage* row, T positive) const {
+  FASTNEG_NOINLINE T SearchReference(const Storage* row, T positive) const {
     const T sign = params_.exponent_scale < 0 ? T(-1) : T(1);
     Vec<T> largest = MinusInfinity<T>();
     ForChunks<T>(k_, [&](int64_t k, int64_t valid) FASTNEG_LAMBDA_INLINE {
@@ -135,7 +135,7 @@ class LongRows {
   }
 
   // `waiting` gets the exponentials, t times those of hard negatives.
-  __attribute__((noinline)) LaneSums Sweep(int64_t i, T positive, T reference, T* waiting) const {
+  FASTNEG_NOINLINE LaneSums Sweep(int64_t i, T positive, T reference, T* waiting) const {
     LaneSums sums{};
     const ScoredParams<T> params = params_;  // A copy, which what is written cannot change.
     const Storage* const row = neg_ + i * k_;

@@ -180,8 +180,8 @@ FASTNEG_INLINE void WidenElements(const Storage* from, int64_t size, T* out) {
 
 // Copies `size` elements of `dtype`, from element `first` on, and sets those from there to `padded_size` to 0.
 template <typename T>
-__attribute__((noinline)) void WidenRange(DType dtype, const void* from, int64_t first, int64_t size,
-                                          int64_t padded_size, T* out) {
+FASTNEG_NOINLINE void WidenRange(DType dtype, const void* from, int64_t first, int64_t size, int64_t padded_size,
+                                 T* out) {
   if constexpr (sizeof(T) == 8) {
     WidenElements<T>(static_cast<const double*>(from) + first, size, out);
   } else if (dtype == DType::kFloat16) {

@@ -25,7 +25,7 @@ class ShortRows {
     }
   }
 
-  __attribute__((noinline)) void RunBlock(int64_t begin, int64_t end, double scale, double* sums) {
+  FASTNEG_NOINLINE void RunBlock(int64_t begin, int64_t end, double scale, double* sums) {
     BlockSums<T> block;
     for (int64_t first = begin; first < end; first += kL) {
       const int64_t count = end - first < kL ? end - first : kL;
@@ -92,8 +92,8 @@ class ShortRows {
   }
 
   // kLanes rows, of which `count` exist. `grad` may be `neg`.
-  __attribute__((noinline)) void RunGroup(int64_t first, int64_t count, const T* pos, const T* neg, T* grad,
-                                          BlockSums<T>* block) const {
+  FASTNEG_NOINLINE void RunGroup(int64_t first, int64_t count, const T* pos, const T* neg, T* grad,
+                                 BlockSums<T>* block) const {
     const ScoredParams<T> params = params_;
     RowSums<T> rows;
     rows.positive = Load(pos) - params.sv.margin;

@@ -92,7 +92,7 @@ struct InBatchBlock {
 
 // Queries, normalised where that is asked for, over the temperature.
 template <typename T>
-FASTNEG_INLINE void LoadQueries(const InBatchPlan& plan, InBatchBlock<T>* block) {
+FASTNEG_NOINLINE void LoadQueries(const InBatchPlan& plan, InBatchBlock<T>* block) {
   const int64_t dim = plan.embedding_dim;
   const T per_temperature = static_cast<T>(1.0 / plan.temperature);
   WithStorage<T>(plan.dtype, [&](auto* storage) FASTNEG_LAMBDA_INLINE {
@@ -128,7 +128,7 @@ FASTNEG_INLINE void LoadQueries(const InBatchPlan& plan, InBatchBlock<T>* block)
 
 // The positives, their logits, and what the rows' own facts add to those of the negatives.
 template <typename T>
-FASTNEG_INLINE void LoadPositives(const InBatchPlan& plan, InBatchBlock<T>* block) {
+FASTNEG_NOINLINE void LoadPositives(const InBatchPlan& plan, InBatchBlock<T>* block) {
   const T* rows = static_cast<const T*>(plan.rows);
   const T* neg_log_q = static_cast<const T*>(plan.neg_log_q);
   const Vec<T> margin = Broadcast(static_cast<T>(plan.margin / plan.temperature));
@@ -164,7 +164,7 @@ FASTNEG_INLINE void LoadPositives(const InBatchPlan& plan, InBatchBlock<T>* bloc
 
 // Scores of one panel over the temperature, with offsets where the plan has them there; -inf for no negatives.
 template <typename T>
-FASTNEG_INLINE void ScoreInBatch(const InBatchPlan& plan, InBatchBlock<T>* block, int64_t panel) {
+FASTNEG_NOINLINE void ScoreInBatch(const InBatchPlan& plan, InBatchBlock<T>* block, int64_t panel) {
   constexpr int64_t kWidth = kWidthOfPanel<T>;
   const int64_t vecs = VecsOfPanel<T>(plan.num_candidates, panel);
   const T* columns = static_cast<const T*>(plan.panels) + panel * plan.embedding_dim * kWidth;
@@ -232,7 +232,7 @@ FASTNEG_INLINE T FinishQueryGrad(const InBatchPlan& plan, const InBatchBlock<T>&
 
 // What the queries get of one panel's candidates, added to block.grads; set by the first panel.
 template <typename T>
-FASTNEG_INLINE void AddQueryGrads(const InBatchPlan& plan, const InBatchBlock<T>& block, int64_t panel) {
+FASTNEG_NOINLINE void AddQueryGrads(const InBatchPlan& plan, const InBatchBlock<T>& block, int64_t panel) {
   constexpr int64_t kWidth = kWidthOfPanel<T>;
   const int64_t vecs = (plan.embedding_dim + kLanes<T> - 1) / kLanes<T>;
   const int64_t left = plan.num_candidates - panel * kWidth;

@@ -124,7 +124,7 @@ FASTNEG_INLINE void Exponentiate(const InBatchPlan& plan, const InBatchBlock<T>&
 
 // Raises `lanes`, a vector for each row, to the logits of one panel.
 template <typename T>
-FASTNEG_INLINE void RaiseMaxima(const InBatchPlan& plan, const InBatchBlock<T>& block, int64_t panel, T* lanes) {
+FASTNEG_NOINLINE void RaiseMaxima(const InBatchPlan& plan, const InBatchBlock<T>& block, int64_t panel, T* lanes) {
   constexpr int64_t kWidth = kWidthOfPanel<T>;
   const int64_t vecs = VecsOfPanel<T>(plan.num_candidates, panel);
   const Reweighting<T> reweighting(plan);
@@ -146,7 +146,7 @@ FASTNEG_INLINE void RaiseMaxima(const InBatchPlan& plan, const InBatchBlock<T>& 
 
 // References from the largest of the negatives' logits, and the positive's where it is in the softmax.
 template <typename T>
-FASTNEG_INLINE void SetReferences(const InBatchPlan& plan, const T* lanes, InBatchBlock<T>* block) {
+FASTNEG_NOINLINE void SetReferences(const InBatchPlan& plan, const T* lanes, InBatchBlock<T>* block) {
   for (int64_t r = 0; r < block->count; r += kLanes<T>) {
     Vec<T> maximum = LargestLanes<T>(lanes + r * kLanes<T>);
     if (plan.positive_in_softmax) maximum = Max<T>(Load(block->own_logit + r), maximum);
@@ -158,7 +158,7 @@ FASTNEG_INLINE void SetReferences(const InBatchPlan& plan, const T* lanes, InBat
 
 // Leaves the largest of each row's negatives among its scores, and -inf in the place of the others.
 template <typename T>
-FASTNEG_INLINE void KeepHardest(const InBatchPlan& plan, const InBatchBlock<T>& block) {
+FASTNEG_NOINLINE void KeepHardest(const InBatchPlan& plan, const InBatchBlock<T>& block) {
   constexpr int64_t kWidth = kWidthOfPanel<T>;
   const int64_t padded = plan.num_panels * kWidth;
   const int64_t selected = plan.num_hard_negatives;
@@ -203,8 +203,8 @@ FASTNEG_INLINE void KeepHardest(const InBatchPlan& plan, const InBatchBlock<T>& 
 // From queries to exponentials, their sums over the negatives, and the raw query gradients, panel by panel while it is
 // in the first-level cache. References come from the first `num_referred` panels.
 template <typename T, bool kReweights, bool kCounts>
-__attribute__((noinline)) void SweepInBatch(const InBatchPlan& plan, InBatchBlock<T>* block, int64_t num_referred,
-                                            RowSums<T>* sums) {
+FASTNEG_NOINLINE void SweepInBatch(const InBatchPlan& plan, InBatchBlock<T>* block, int64_t num_referred,
+                                   RowSums<T>* sums) {
   LaneSums<T> lanes;
   block->ResetExclusions(plan);
   for (int64_t r = 0; r < kMaxBlockRows; ++r) Store(lanes.exponentials + r * kLanes<T>, kMinusInfinity<T>);
@@ -316,8 +316,8 @@ FASTNEG_INLINE void StoreScalars(const InBatchPlan& plan, int64_t row, T product
 }
 
 template <typename T>
-FASTNEG_INLINE void FinishGrads(const InBatchPlan& plan, const InBatchBlock<T>& block, const RowSums<T>& sums,
-                                const RowFactors<T>& factors) {
+FASTNEG_NOINLINE void FinishGrads(const InBatchPlan& plan, const InBatchBlock<T>& block, const RowSums<T>& sums,
+                                  const RowFactors<T>& factors) {
   constexpr int64_t kWidth = kWidthOfPanel<T>;
   if (plan.transforms) {
     for (int64_t panel = 0; panel < plan.num_panels; ++panel) {

@@ -81,8 +81,8 @@ FASTNEG_INLINE void SumPanel(const InBatchPlan& plan, const InBatchBlock<T>& blo
 }
 
 template <typename T, bool kReweights, bool kCounts, bool kOneReference>
-__attribute__((noinline)) void SumSweep(const InBatchPlan& plan, InBatchBlock<T>* block, int64_t num_referred,
-                                        RowSums<T>* sums) {
+FASTNEG_NOINLINE void SumSweep(const InBatchPlan& plan, InBatchBlock<T>* block, int64_t num_referred,
+                               RowSums<T>* sums) {
   LaneSums<T> lanes;
   if constexpr (kOneReference) {
     for (int64_t r = 0; r < kMaxBlockRows; ++r) block->reference[r] = static_cast<T>(plan.reference);
@@ -351,7 +351,7 @@ FASTNEG_INLINE void Coefficients(const InBatchPlan& plan, const InBatchBlock<T>&
 }
 
 template <typename T, bool kReweights, bool kOneReference>
-__attribute__((noinline)) void GradSweep(const InBatchPlan& plan, InBatchBlock<T>* block) {
+FASTNEG_NOINLINE void GradSweep(const InBatchPlan& plan, InBatchBlock<T>* block) {
   LaneSums<T> lanes;
   ClearLanes<T>(kMaxBlockRows, lanes.hard);
   ClearLanes<T>(kMaxBlockRows, lanes.hard_scores);

@@ -220,8 +220,7 @@ FASTNEG_INLINE void AddInputGrads(const SharedPlan& plan, const Block<T>& block,
 // by panel while it is in the first-level cache. Exponentials are relative to the largest logit of the positives and
 // the first `num_referred` panels.
 template <typename T>
-__attribute__((noinline)) void SweepPanels(const SharedPlan& plan, const Block<T>& block, int64_t num_referred,
-                                           T* sums) {
+FASTNEG_NOINLINE void SweepPanels(const SharedPlan& plan, const Block<T>& block, int64_t num_referred, T* sums) {
   for (int64_t panel = 0; panel < num_referred; ++panel) ScorePanel(plan, block, panel);
   FindMaxima(plan, block, num_referred);
   T partial[kMaxBlockRows * kLanes<T>];

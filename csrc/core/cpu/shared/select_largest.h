@@ -92,7 +92,7 @@ FASTNEG_INLINE T LowerBound(const T* values, int64_t vecs, int64_t count) {
 // What is above a lower bound is listed, and radix selection among these tells the last one selected: histograms of a
 // few leading bits, then of the next ones of those numbers that share the leading bits with it.
 template <typename T>
-__attribute__((noinline)) Cut<T> SelectLargest(const T* values, int64_t size, int64_t count, uint64_t* scratch) {
+FASTNEG_NOINLINE Cut<T> SelectLargest(const T* values, int64_t size, int64_t count, uint64_t* scratch) {
   using Key = decltype(OrderedKey(T(0)));
   constexpr int kBits = 8, kBuckets = 1 << kBits;
   uint64_t* keys = scratch;

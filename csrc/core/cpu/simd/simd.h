@@ -19,6 +19,8 @@
 
 #define FASTNEG_INLINE inline __attribute__((always_inline))
 #define FASTNEG_LAMBDA_INLINE __attribute__((always_inline))
+// For what does enough work at a call to be called, and would take the compiler long in every place that calls it.
+#define FASTNEG_NOINLINE __attribute__((noinline))
 
 namespace fastneg::cpu::FASTNEG_ISA_NAMESPACE {
 
