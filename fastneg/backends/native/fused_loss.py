@@ -9,6 +9,7 @@ An operation is called in one of two ways: as TensorFlow's own on the CPU, or as
 XLA (`xla.is_the_way`). Both take the same inputs and attributes and return the same.
 """
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -137,7 +138,9 @@ class FusedLoss:
         if tf.executing_eagerly():
             in_xla = xla.is_the_way(self._stem)
         run = self._run_custom_call if in_xla else self._run_operation
-        with _tensorflow.stop_recording():
+        # In a graph a tape has to see it, or would find that the gradients depend on nothing.
+        eager = tf.executing_eagerly()
+        with _tensorflow.stop_recording() if eager else contextlib.nullcontext():
             outputs = run(required, optional, loss.dtype, attributes, with_grad=True)
         return Call(required, optional, outputs, attributes.__getitem__)
 
