@@ -42,6 +42,8 @@ def gather(shards: list[Any], ids: tf.Tensor) -> tf.Tensor:
 
 def gather_dense(rows: tf.Tensor, places: tf.Tensor) -> tf.Tensor:
     """`tf.gather(rows, places)` for a small `rows`: the gradient is a tensor."""
+    if rows.shape.rank and 0 in rows.shape.as_list():
+        return tf.gather(rows, places)  # `tf.gather_nd` refuses rows without elements.
     return tf.gather_nd(rows, places[tf.newaxis, :, tf.newaxis])[0]
 
 
