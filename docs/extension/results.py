@@ -1,0 +1,207 @@
+"""Tables and plots of what `python -m pytest benchmarks --save-results NAME` saved.
+
+The numbers of the site are read from `benchmarks/results/LOSS-NAME.md` when it is built.
+"""
+
+import math
+import re
+from html import escape
+
+from docutils import nodes
+from docutils.parsers.rst import Directive
+from saved_results import FASTEST, FASTNEG, PUBLISHED, RESULTS, Board, boards, machines
+from sphinx.application import Sphinx
+
+
+def _milliseconds(text: str) -> str:
+    return text if text in ("-", "") else f"{text} ms"
+
+
+def _mebibytes(text: str) -> str:
+    return text if text in ("-", "") else f"{text} MiB"
+
+
+def _title(board: Board) -> str:
+    return machines().get(board.machine, {}).get("title", board.machine.replace("-", " "))
+
+
+def short_table(board: Board, columns: list[int]) -> str:
+    """Published, fastest TensorFlow form, fastneg: a row for each workload."""
+    head = (
+        f"{board.sizes.replace(',', ', ')}",
+        "published",
+        "fastest TensorFlow form",
+        "fastneg",
+        "published / fastneg",
+        "fastest / fastneg",
+        "memory, published",
+        "memory, fastneg",
+    )
+    body = [
+        (
+            board.workloads[j].replace(",", ", "),
+            _milliseconds(board.cell(f"{PUBLISHED}: ms", j)),
+            _milliseconds(board.fastest_ms(j)),
+            _milliseconds(board.cell(f"{FASTNEG}: ms", j)),
+            board.cell(f"published / {FASTNEG}", j),
+            board.cell(f"{FASTEST} / {FASTNEG}", j),
+            _mebibytes(board.cell(f"peak memory, {PUBLISHED}: MiB", j)),
+            _mebibytes(board.cell(f"peak memory, {FASTNEG}: MiB", j)),
+        )
+        for j in columns
+    ]
+    return html_table(head, body)
+
+
+def html_table(head: tuple[str, ...], body: list[tuple[str, ...]]) -> str:
+    """A table that scrolls on a narrow screen."""
+    cells = "".join(f"<th>{escape(cell)}</th>" for cell in head)
+    rows = "".join("<tr>" + "".join(map(_cell, row)) + "</tr>" for row in body)
+    return (
+        '<div class="table-wrapper docutils container"><table class="docutils results">'
+        f"<thead><tr>{cells}</tr></thead><tbody>{rows}</tbody></table></div>"
+    )
+
+
+def _cell(text: str) -> str:
+    is_text = re.search("[a-z]{3}", text) is not None
+    return f'<td class="text">{escape(text)}</td>' if is_text else f"<td>{escape(text)}</td>"
+
+
+def plot(board: Board, columns: list[int]) -> str:
+    """Times on a logarithmic axis: a line for each workload."""
+    series = [
+        (j, [_time(board.cell(f"{PUBLISHED}: ms", j)), _time(board.fastest_ms(j)),
+             _time(board.cell(f"{FASTNEG}: ms", j))])
+        for j in columns
+    ]  # fmt: skip
+    series = [(j, times) for j, times in series if times[2] is not None]
+    known = [time for _, times in series for time in times if time is not None]
+    if not known:
+        return ""
+    low, high = math.floor(math.log10(min(known))), math.ceil(math.log10(max(known)))
+    left, right, top, step = 190, 700, 34, 30
+    bottom = top + step * len(series)
+
+    def x(time: float) -> float:
+        return left + (math.log10(time) - low) / max(high - low, 1) * (right - left)
+
+    parts = []
+    for power in range(low, high + 1):
+        at = x(10.0**power)
+        label = f"{10.0**power:g} ms"
+        parts.append(f'<path class="grid" d="M{at:.1f} {top - 8}V{bottom}"/>')
+        parts.append(f'<text class="middle quiet" x="{at:.1f}" y="{bottom + 18}">{label}</text>')
+    for line, (j, times) in enumerate(series):
+        y = top + step * line + step / 2
+        there = [time for time in times if time is not None]
+        name = escape(board.workloads[j].replace(",", ", "))
+        parts.append(f'<text class="end" x="{left - 14}" y="{y + 5}">{name}</text>')
+        parts.append(f'<path class="link" d="M{x(min(there)):.1f} {y}H{x(max(there)):.1f}"/>')
+        for time, kind in zip(times, ("published", "fastest", "fastneg"), strict=True):
+            if time is not None:
+                parts.append(
+                    f'<circle class="{kind}" cx="{x(time):.1f}" cy="{y}" r="6">'
+                    f"<title>{kind}: {time:g} ms</title></circle>"
+                )
+    at = left
+    for kind, text in (
+        ("fastneg", "fastneg"),
+        ("fastest", "fastest TensorFlow form"),
+        ("published", "published"),
+    ):
+        parts.append(f'<circle class="{kind}" cx="{at}" cy="12" r="6"/>')
+        parts.append(f'<text x="{at + 12}" y="17">{text}</text>')
+        at += 40 + 7 * len(text)
+    parts.append(f'<text class="end quiet" x="{left - 14}" y="17">{escape(board.sizes)}</text>')
+    return (
+        f'<figure class="picture"><svg viewBox="0 0 {right + 40} {bottom + 28}" role="img" '
+        f'width="{right + 40}"><title>Time of the loss and its gradients</title>{"".join(parts)}'
+        "</svg><figcaption>Time of the loss and its gradients, on a logarithmic axis."
+        "</figcaption></figure>"
+    )
+
+
+def _time(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+class Results(Directive):
+    """`{results} STEM`: the tables of a loss on all machines, and a plot of the first one."""
+
+    required_arguments = 1
+    final_argument_whitespace = False
+
+    def run(self) -> list[nodes.Node]:
+        """Reads the files, on which the page then depends."""
+        stem = self.arguments[0]
+        for path in RESULTS.glob(f"{stem}-*"):
+            self.state.document.settings.record_dependencies.add(str(path))
+        found = boards(stem)
+        if not found:
+            return [_paragraph(
+                "No results are saved for this loss yet. To measure it on your machine: ",
+                f"python -m pytest benchmarks --losses {stem}",
+            )]  # fmt: skip
+        parts = []
+        for number, board in enumerate(found):
+            columns = board.in_float32()
+            note = machines().get(board.machine, {}).get("note", "")
+            parts.append(f"<p><strong>{escape(_title(board))}.</strong> {escape(note)}</p>")
+            parts.append(short_table(board, columns))
+            if number == 0:
+                parts.append(plot(board, columns))
+            head = (
+                board.sizes.replace(",", ", "),
+                *(w.replace(",", ", ") for w in board.workloads),
+            )
+            everything = html_table(head, [(label, *cells) for label, cells in board.rows.items()])
+            notes = "".join(f"<p>{escape(text)}</p>" for text in board.notes)
+            parts.append(
+                '<details class="all-contenders"><summary>All contenders and element types'
+                f"</summary>{everything}{notes}</details>"
+            )
+        return [nodes.raw("", "".join(parts), format="html")]
+
+
+class Summary(Directive):
+    """`{results-summary}`: one workload of each loss, `STEM | SIZES | NAME | TEXT` a line."""
+
+    has_content = True
+
+    def run(self) -> list[nodes.Node]:
+        """Takes the first machine that has the workload."""
+        head = ("loss", "size", "published", "fastest TensorFlow form", "fastneg",
+                "published / fastneg", "fastest / fastneg")  # fmt: skip
+        body, used = [], {}
+        for line in self.content:
+            stem, workload, name, text = (part.strip() for part in line.split("|"))
+            for board in boards(stem):
+                if workload in board.workloads:
+                    j = board.workloads.index(workload)
+                    used[_title(board)] = None
+                    body.append((
+                        name,
+                        text,
+                        _milliseconds(board.cell(f"{PUBLISHED}: ms", j)),
+                        _milliseconds(board.fastest_ms(j)),
+                        _milliseconds(board.cell(f"{FASTNEG}: ms", j)),
+                        board.cell(f"published / {FASTNEG}", j),
+                        board.cell(f"{FASTEST} / {FASTNEG}", j),
+                    ))  # fmt: skip
+                    break
+        text = f"<p>Measured on: {escape('; '.join(used))}.</p>"
+        return [nodes.raw("", html_table(head, body) + text, format="html")]
+
+
+def _paragraph(text: str, code: str) -> nodes.paragraph:
+    return nodes.paragraph("", "", nodes.Text(text), nodes.literal("", code), nodes.Text("."))
+
+
+def setup(app: Sphinx) -> None:
+    """Registers the directives."""
+    app.add_directive("results", Results)
+    app.add_directive("results-summary", Summary)

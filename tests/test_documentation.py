@@ -1,0 +1,70 @@
+"""README and site: their code runs, every public name and every error message has its place."""
+
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+
+import fastneg
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))] if DOCS.exists() else []
+# A block of Python, or a comment of the page with what its blocks need.
+_BLOCK = re.compile(r"^```python\n(.*?)^```|^<!-- setup\n(.*?)^-->", re.MULTILINE | re.DOTALL)
+
+pytestmark = pytest.mark.skipif(not PAGES, reason="The tests are away from the source tree.")
+
+
+def _blocks(page: Path) -> list[tuple[int, str]]:
+    """The code of a page, with the lines where it begins."""
+    text = page.read_text()
+    return [
+        (text[: match.start()].count("\n") + 1, match[1] or match[2])
+        for match in _BLOCK.finditer(text)
+    ]
+
+
+@pytest.mark.parametrize(
+    "page",
+    [page for page in PAGES if _blocks(page)],
+    ids=lambda page: str(page.relative_to(ROOT)),
+)
+def test_code_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The blocks of a page are one program."""
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, object] = {"__name__": "page"}
+    for line, code in _blocks(page):
+        exec(compile("\n" * line + code, str(page), "exec"), namespace)
+
+
+def _public_names() -> list[str]:
+    names = [f"fastneg.{name}" for name in fastneg.__all__]
+    for module in ("layers", "losses", "metrics", "reference"):
+        public = importlib.import_module(f"fastneg.{module}").__all__
+        names += [f"fastneg.{module}.{name}" for name in public]
+    return [*names, "fastneg.distribute.gather_candidates"]
+
+
+@pytest.mark.parametrize("name", _public_names())
+def test_public_names_have_an_entry(name: str) -> None:
+    entry = re.compile(
+        rf"^\.\. (auto|py:)(function|class|exception|module|data):: {re.escape(name)}$",
+        re.MULTILINE,
+    )
+    entries = [page.name for page in PAGES if entry.search(page.read_text())]
+    assert len(entries) == 1, f"{name} must have one entry in docs/. Received: {entries}."
+
+
+def test_error_messages_have_a_cause(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(DOCS))
+    pytest.importorskip("tomllib")  # Python 3.11 and newer.
+    error_messages = importlib.import_module("error_messages")
+    groups, rest = error_messages.by_cause()
+    assert not rest, f"docs/errors.toml must have a cause for every message. Received: {rest}."
+    assert all(groups.values()), "Every cause in docs/errors.toml must have a message."
+    # One of each kind of source, so that the search is known to find some.
+    found = error_messages.messages()
+    for part in ("needs TensorFlow", "in [0, 1)", "CUDA must accept", "hold each of 0 .."):
+        assert any(part in message for message in found), part
