@@ -66,6 +66,24 @@ def test_what_does_not_count_may_hold_anything(backend: str, reduction: str, nam
 
 
 @pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_excluded_scores_may_be_of_anything(native: str, name: str, bad: float) -> None:
+    mask = np.ones((B, C), bool)
+    mask[:, 7] = False
+    ids = np.arange(C)
+    ids[8] = ids[0]
+    first = np.array([1, 0, 0, 0, 0, 0], np.float32)
+    exclusions = ((7, {"score_mask": mask}), (8, {"candidate_ids": ids, "sample_weight": first}))
+    for place, excluded in exclusions:
+        spoilt = CANDIDATE.copy()
+        spoilt[place] = bad
+        expected = _run(QUERY, CANDIDATE, **excluded, **OPTIONS[name])
+        results = _run(QUERY, spoilt, **excluded, **OPTIONS[name])
+        for result, right in zip(results, expected, strict=True):
+            np.testing.assert_allclose(result, right, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", OPTIONS)
 def test_a_loss_over_no_rows(backend: str, name: str) -> None:
     spoilt = np.full_like(QUERY, np.nan)
     for query in (QUERY, spoilt):

@@ -90,11 +90,23 @@ struct InBatchBlock {
   const int32_t* end_[kMaxBlockRows];
 };
 
+// A panel and the blocks of a round, for passes over all panels of each round. index: round * num_panels + panel.
+struct PanelOfRound {
+  int64_t panel, begin, end;
+
+  PanelOfRound(const InBatchPlan& plan, int64_t index)
+      : panel(index % plan.num_panels), begin(index / plan.num_panels * plan.blocks_per_round) {
+    const int64_t left = plan.num_blocks - begin;
+    end = begin + (left < plan.blocks_per_round ? left : plan.blocks_per_round);
+  }
+};
+
 // Queries, normalised where that is asked for, over the temperature.
 template <typename T>
 FASTNEG_NOINLINE void LoadQueries(const InBatchPlan& plan, InBatchBlock<T>* block) {
   const int64_t dim = plan.embedding_dim;
   const T per_temperature = static_cast<T>(1.0 / plan.temperature);
+  Vec<T> zero_if_finite = Zero<T>();
   WithStorage<T>(plan.dtype, [&](auto* storage) FASTNEG_LAMBDA_INLINE {
     using Storage = __typeof__(*storage);
     for (int64_t begin = 0; begin < block->count; begin += kLanes<T>) {
@@ -120,10 +132,15 @@ FASTNEG_NOINLINE void LoadQueries(const InBatchPlan& plan, InBatchBlock<T>* bloc
       for (int64_t l = 0; l < count; ++l) {
         T* copy = block->inputs + (begin + l) * plan.dim_stride;
         const T scale = scales[l];
-        ForChunks<T>(dim, [&](int64_t d, int64_t) FASTNEG_LAMBDA_INLINE { Store(copy + d, Load(copy + d) * scale); });
+        ForChunks<T>(dim, [&](int64_t d, int64_t) FASTNEG_LAMBDA_INLINE {
+          const Vec<T> x = Load(copy + d) * scale;
+          zero_if_finite += T(0) * x;
+          Store(copy + d, x);
+        });
       }
     }
   });
+  plan.block_is_finite[block->index] = !Any<T>(zero_if_finite != T(0));
 }
 
 // The positives, their logits, and what the rows' own facts add to those of the negatives.
@@ -185,93 +202,6 @@ struct Reweighting {
   FASTNEG_INLINE Mask<T> IsHard(Vec<T> own, Vec<T> score) const { return own - score < T(0); }
   FASTNEG_INLINE Vec<T> Apply(Mask<T> hard, Vec<T> score) const { return hard ? t * score + hard_offset : score; }
 };
-
-// The query gradients of raw sums over negatives: a row's are scale * sum + positive * its positive, for its prepared
-// query; then through temperature and normalisation. Also what the row adds to the gradient by the temperature but for
-// the hard negatives' part. The prepared query is left scaled for the candidates' gradients.
-template <typename T>
-struct RowGrad {
-  T scale;     // Of the sums, and of the row for the candidates.
-  T positive;  // d loss / d z of the positive, as far as the sums do not have it.
-};
-
-template <typename T>
-FASTNEG_INLINE T FinishQueryGrad(const InBatchPlan& plan, const InBatchBlock<T>& block, int64_t r, RowGrad<T> factors) {
-  const int64_t dim = plan.embedding_dim;
-  const T per_temperature = static_cast<T>(1.0 / plan.temperature);
-  T* input = block.inputs + r * plan.dim_stride;
-  T* grad = block.grads + r * plan.dim_stride;
-  T* out = static_cast<T*>(plan.grad_queries) + (block.first + r) * dim;
-  if (factors.scale == T(0) && factors.positive == T(0)) {
-    ForChunks<T>(dim, [&](int64_t d, int64_t valid) FASTNEG_LAMBDA_INLINE {
-      StoreValid(out + d, Zero<T>(), valid);
-      Store(input + d, Zero<T>());
-    });
-    return T(0);
-  }
-  const T* own = static_cast<const T*>(plan.rows) + block.positive[r] * plan.row_stride;
-  Vec<T> along = Zero<T>();
-  ForChunks<T>(dim, [&](int64_t d, int64_t) FASTNEG_LAMBDA_INLINE {
-    const Vec<T> g = factors.scale * Load(grad + d) + factors.positive * Load(own + d);
-    along += g * Load(input + d);
-    Store(grad + d, g);
-  });
-  const T product = Sum<T>(along);
-  const T inverse = block.inverse[r];
-  const T length = inverse < T(0) ? -inverse : inverse;
-  const bool projects = plan.normalize && !(inverse < T(0));
-  const T back = projects ? product * static_cast<T>(plan.temperature) : T(0);
-  ForChunks<T>(dim, [&](int64_t d, int64_t valid) FASTNEG_LAMBDA_INLINE {
-    Vec<T> g = per_temperature * Load(grad + d);
-    if (projects) g -= back * Load(input + d);
-    StoreValid(out + d, length * g, valid);
-    Store(input + d, factors.scale * Load(input + d));
-  });
-  return product;
-}
-
-// What the queries get of one panel's candidates, added to block.grads; set by the first panel.
-template <typename T>
-FASTNEG_NOINLINE void AddQueryGrads(const InBatchPlan& plan, const InBatchBlock<T>& block, int64_t panel) {
-  constexpr int64_t kWidth = kWidthOfPanel<T>;
-  const int64_t vecs = (plan.embedding_dim + kLanes<T> - 1) / kLanes<T>;
-  const int64_t left = plan.num_candidates - panel * kWidth;
-  const T* rows = static_cast<const T*>(plan.rows) + panel * kWidth * plan.row_stride;
-  const Factors<T> factors{block.Panel(panel), kWidth, 1, rows, plan.row_stride, left < kWidth ? left : kWidth};
-  if (panel == 0) {
-    MultiplyMatrix<T, Write::kSet>(factors, block.count, vecs, block.grads, plan.dim_stride);
-  } else {
-    MultiplyMatrix<T, Write::kAdd>(factors, block.count, vecs, block.grads, plan.dim_stride);
-  }
-}
-
-// What one panel's candidates get of a round of blocks. No two tasks write the same row.
-template <typename T>
-void InBatchCandidateGrads(void* context, int64_t index) {
-  const FlushDenormals flush;
-  const InBatchPlan& plan = *static_cast<const InBatchPlan*>(context);
-  constexpr int64_t kWidth = kWidthOfPanel<T>;
-  const int64_t round = index / plan.num_panels, panel = index % plan.num_panels;
-  const int64_t begin = round * plan.blocks_per_round;
-  const int64_t end = begin + plan.blocks_per_round < plan.num_blocks ? begin + plan.blocks_per_round : plan.num_blocks;
-  const int64_t left = plan.num_candidates - panel * kWidth;
-  const int64_t vecs = (plan.embedding_dim + kLanes<T> - 1) / kLanes<T>;
-  T* grads = static_cast<T*>(plan.grad_rows) + panel * kWidth * plan.grad_stride;
-  for (int64_t b = begin; b < end; ++b) {
-    const int64_t slot = b % plan.blocks_per_round, first = b * plan.block_rows;
-    const int64_t rows = plan.batch_size - first < plan.block_rows ? plan.batch_size - first : plan.block_rows;
-    const T* exponentials =
-        static_cast<const T*>(plan.exponentials) + (slot * plan.num_panels + panel) * plan.block_rows * kWidth;
-    const T* inputs = static_cast<const T*>(plan.block_inputs) + slot * plan.block_rows * plan.dim_stride;
-    const Factors<T> factors{exponentials, 1, kWidth, inputs, plan.dim_stride, rows};
-    const int64_t count = left < kWidth ? left : kWidth;
-    if (b == 0) {
-      MultiplyMatrix<T, Write::kSet>(factors, count, vecs, grads, plan.grad_stride);
-    } else {
-      MultiplyMatrix<T, Write::kAdd>(factors, count, vecs, grads, plan.grad_stride);
-    }
-  }
-}
 
 }  // namespace fastneg::cpu::FASTNEG_ISA_NAMESPACE
 

@@ -63,13 +63,14 @@ template <typename T>
 void PackInBatch(void* context, int64_t panel) {
   const FlushDenormals flush;
   const InBatchPlan& plan = *static_cast<const InBatchPlan*>(context);
-  constexpr int64_t kWidth = kWidthOfPanel<T>;
+  constexpr int64_t kWidth = kWidthOfPanel<T>, kTile = kWidthOfTile<T>;
   const int64_t first = panel * kWidth;
   const int64_t count = plan.num_candidates - first < kWidth ? plan.num_candidates - first : kWidth;
   const int64_t dim = plan.embedding_dim;
   T* columns = static_cast<T*>(plan.panels) + panel * dim * kWidth;
   T* rows = plan.copies_rows ? static_cast<T*>(const_cast<void*>(plan.rows)) : nullptr;
   PackOffsets<T>(plan, first, count);
+  Vec<T> zero_if_finite = Zero<T>();
 
   WithStorage<T>(plan.dtype, [&](auto* storage) FASTNEG_LAMBDA_INLINE {
     using Storage = __typeof__(*storage);
@@ -102,13 +103,16 @@ void PackInBatch(void* context, int64_t panel) {
         Vec<T> square[kLanes<T>];
         for (int64_t l = 0; l < kLanes<T>; ++l) {
           square[l] = source[l] == nullptr ? Zero<T>() : scales[l] * LoadWidened<T>(source[l] + d, valid);
+          zero_if_finite += T(0) * square[l];
           if (rows != nullptr) Store(rows + (first + group + l) * plan.row_stride + d, square[l]);
         }
         Transpose<T>(square);
-        for (int64_t l = 0; l < valid; ++l) Store(columns + (d + l) * kWidth + group, square[l]);
+        T* tile = columns + group / kTile * dim * kTile + group % kTile;
+        for (int64_t l = 0; l < valid; ++l) Store(tile + (d + l) * kTile, square[l]);
       });
     }
   });
+  plan.panel_is_finite[panel] = !Any<T>(zero_if_finite != T(0));
 }
 
 // From the gradients of prepared rows to those of the candidates, of one panel.

@@ -20,7 +20,7 @@ struct InBatchPlan {
   int64_t batch_size = 0;      // B
   int64_t num_candidates = 0;  // C
   int64_t embedding_dim = 0;   // D
-  int64_t dim_stride = 0;      // Of prepared rows: D rounded up to whole 64-byte lines.
+  int64_t dim_stride = 0;      // Of prepared rows: D rounded up to whole 64-byte lines, or one more.
 
   int64_t panel_width = 0;  // Candidates that are scored side by side, from InBatchKernels.
   int64_t num_panels = 0;
@@ -56,6 +56,7 @@ struct InBatchPlan {
   bool counts = false;       // A row's negatives are counted, and their logits added.
   bool transforms = false;   // Exponentials become coefficients only once a row's sums are known.
   bool two_ways = false;     // Candidates are classified too.
+  bool sparse = false;       // So few negatives are kept that the products had better pass over the others.
   bool keeps_panels = true;  // Slots hold all panels of a block, not one.
   // Offsets are part of the panels' logits; else they are added after the re-weighting.
   bool offsets_in_scores = true;
@@ -68,7 +69,7 @@ struct InBatchPlan {
   int32_t* ranks = nullptr;     // [B]
 
   // Workspace, by candidate. `padded` stands for num_panels * panel_width.
-  void* panels = nullptr;      // [num_panels, D, panel_width] candidates, transposed.
+  void* panels = nullptr;      // [num_panels, panel_width * D] candidates, transposed.
   const void* rows = nullptr;  // [C, row_stride], or the candidates themselves where they are fit for it.
   int64_t row_stride = 0;
   bool copies_rows = true;    // Rows are written by the first pass.
@@ -78,12 +79,17 @@ struct InBatchPlan {
   void* grad_rows = nullptr;  // [padded, grad_stride], or [C, D] where that is grad_candidates itself.
   int64_t grad_stride = 0;
 
+  // Whether all numbers of a panel's candidates, and of a block's queries, are finite: where not, products pass over
+  // what a coefficient of 0 takes out.
+  uint8_t* panel_is_finite = nullptr;  // [num_panels]
+  uint8_t* block_is_finite = nullptr;  // [num_blocks]
+
   // Slots, one per block of a round.
-  void* exponentials = nullptr;    // [num_panels, block_rows, panel_width], or one panel.
-  void* block_inputs = nullptr;    // [block_rows, dim_stride]: over the temperature; scaled once the block is done.
-  void* block_grads = nullptr;     // [block_rows, dim_stride]
-  void* block_logits = nullptr;    // [padded] of one row; only with num_hard_negatives, as the next.
-  void* block_selected = nullptr;  // [2, padded] 64-bit words.
+  void* exponentials = nullptr;   // [num_panels, block_rows, panel_width], or one panel.
+  void* block_inputs = nullptr;   // [block_rows, dim_stride]: over the temperature; scaled once the block is done.
+  void* block_grads = nullptr;    // [block_rows, dim_stride]
+  void* block_logits = nullptr;   // [padded] of one row; only with num_hard_negatives, as the next.
+  void* block_listed = nullptr;   // [padded] those among which the hardest are.
   void* block_columns = nullptr;  // [3, padded] a block's sums by column: exponentials, members, logits; two ways only.
 
   // Two ways: what the first sweep finds out for the second. By row:

@@ -3,47 +3,12 @@
 #ifndef FASTNEG_CORE_CPU_SHARED_IN_BATCH_ROWS_H_
 #define FASTNEG_CORE_CPU_SHARED_IN_BATCH_ROWS_H_
 
-#include "core/cpu/shared/in_batch_block.h"
+#include "core/cpu/shared/in_batch_grads.h"
 #include "core/cpu/shared/in_batch_losses.h"
-#include "core/cpu/shared/select_largest.h"
+#include "core/cpu/shared/in_batch_references.h"
+#include "core/cpu/shared/row_sums.h"
 
 namespace fastneg::cpu::FASTNEG_ISA_NAMESPACE {
-
-// Sums over a row's negatives, for each row of a block.
-template <typename T>
-struct RowSums {
-  T exponentials[kMaxBlockRows];
-  T members[kMaxBlockRows];  // Their number, and the sum of their logits; only where the plan counts.
-  T logits[kMaxBlockRows];
-  // Of hard ones, only where the plan re-weights: exponentials, exponentials times scores, and, where it also counts,
-  // their number and their scores.
-  T hard[kMaxBlockRows];
-  T hard_scores[kMaxBlockRows];
-  T hard_members[kMaxBlockRows];
-  T plain_hard_scores[kMaxBlockRows];
-};
-
-// The same lane by lane.
-template <typename T>
-struct LaneSums {
-  T exponentials[kMaxBlockRows * kLanes<T>];
-  T members[kMaxBlockRows * kLanes<T>];
-  T logits[kMaxBlockRows * kLanes<T>];
-  T hard[kMaxBlockRows * kLanes<T>];
-  T hard_scores[kMaxBlockRows * kLanes<T>];
-  T hard_members[kMaxBlockRows * kLanes<T>];
-  T plain_hard_scores[kMaxBlockRows * kLanes<T>];
-};
-
-template <typename T>
-FASTNEG_INLINE void ClearLanes(int64_t count, T* lanes) {
-  for (int64_t r = 0; r < count; ++r) Store(lanes + r * kLanes<T>, Zero<T>());
-}
-
-template <typename T>
-FASTNEG_INLINE void AddLanes(int64_t count, const T* lanes, T* sums) {
-  for (int64_t r = 0; r < count; r += kLanes<T>) Store(sums + r, SumsOfLanes<T>(lanes + r * kLanes<T>));
-}
 
 // Where a plan transforms exponentials later, the sign tells which are of hard negatives, and infinity marks what is no
 // negative.
@@ -122,102 +87,13 @@ FASTNEG_INLINE void Exponentiate(const InBatchPlan& plan, const InBatchBlock<T>&
   }
 }
 
-// Raises `lanes`, a vector for each row, to the logits of one panel.
-template <typename T>
-FASTNEG_NOINLINE void RaiseMaxima(const InBatchPlan& plan, const InBatchBlock<T>& block, int64_t panel, T* lanes) {
-  constexpr int64_t kWidth = kWidthOfPanel<T>;
-  const int64_t vecs = VecsOfPanel<T>(plan.num_candidates, panel);
-  const Reweighting<T> reweighting(plan);
-  const T* offsets = static_cast<const T*>(plan.offsets) + panel * kWidth;
-  const T* scores = block.Panel(panel);
-  for (int64_t r = 0; r < block.count; ++r) {
-    Vec<T> maximum = Load(lanes + r * kLanes<T>);
-    const Vec<T> own = Broadcast(block.own[r]);
-    ForPanelVecs(vecs, [&](int64_t v) FASTNEG_LAMBDA_INLINE {
-      Vec<T> logit = Load(scores + r * kWidth + v * kLanes<T>);
-      if (!plan.offsets_in_scores) {
-        logit = reweighting.Apply(reweighting.IsHard(own, logit), logit) + Load(offsets + v * kLanes<T>);
-      }
-      maximum = Max<T>(logit, maximum);
-    });
-    Store(lanes + r * kLanes<T>, maximum);
-  }
-}
-
-// References from the largest of the negatives' logits, and the positive's where it is in the softmax.
-template <typename T>
-FASTNEG_NOINLINE void SetReferences(const InBatchPlan& plan, const T* lanes, InBatchBlock<T>* block) {
-  for (int64_t r = 0; r < block->count; r += kLanes<T>) {
-    Vec<T> maximum = LargestLanes<T>(lanes + r * kLanes<T>);
-    if (plan.positive_in_softmax) maximum = Max<T>(Load(block->own_logit + r), maximum);
-    // A row without negatives needs none.
-    maximum = maximum == kMinusInfinity<T> ? Zero<T>() : maximum;
-    Store(block->reference + r, maximum);
-  }
-}
-
-// Leaves the largest of each row's negatives among its scores, and -inf in the place of the others.
-template <typename T>
-FASTNEG_NOINLINE void KeepHardest(const InBatchPlan& plan, const InBatchBlock<T>& block) {
-  constexpr int64_t kWidth = kWidthOfPanel<T>;
-  const int64_t padded = plan.num_panels * kWidth;
-  const int64_t selected = plan.num_hard_negatives;
-  if (selected >= plan.num_candidates) return;
-  const Reweighting<T> reweighting(plan);
-  const T* offsets = static_cast<const T*>(plan.offsets);
-  T* logits = static_cast<T*>(plan.block_logits) + block.slot * padded;
-  uint64_t* scratch = static_cast<uint64_t*>(plan.block_selected) + block.slot * 2 * padded;
-  typename Simd<T>::Int lanes[kLanes<T>];
-  for (int l = 0; l < kLanes<T>; ++l) lanes[l] = l;
-  Mask<T> lane;
-  __builtin_memcpy(&lane, lanes, sizeof(lane));
-  for (int64_t r = 0; r < block.count; ++r) {
-    const Vec<T> own = Broadcast(block.own[r]);
-    for (int64_t panel = 0; panel < plan.num_panels; ++panel) {
-      const int64_t vecs = VecsOfPanel<T>(plan.num_candidates, panel);
-      for (int64_t v = 0; v < vecs; ++v) {
-        const int64_t place = panel * kWidth + v * kLanes<T>;
-        Vec<T> logit = Load(block.Panel(panel) + r * kWidth + v * kLanes<T>);
-        if (!plan.offsets_in_scores) {
-          logit = reweighting.Apply(reweighting.IsHard(own, logit), logit) + Load(offsets + place);
-        }
-        Store(logits + place, logit);
-      }
-    }
-    const Cut<T> cut = SelectLargest<T>(logits, plan.num_candidates, selected, scratch);
-    for (int64_t panel = 0; panel < plan.num_panels; ++panel) {
-      const int64_t vecs = VecsOfPanel<T>(plan.num_candidates, panel);
-      for (int64_t v = 0; v < vecs; ++v) {
-        const int64_t place = panel * kWidth + v * kLanes<T>;
-        const Vec<T> logit = Load(logits + place);
-        const auto before = static_cast<typename Simd<T>::Int>(cut.last - place < -1 ? -1 : cut.last - place);
-        const Mask<T> equal = (logit == cut.value) & (lane <= before);
-        const Mask<T> kept = (logit > cut.value) | equal | (logit != logit);
-        T* score = block.Panel(panel) + r * kWidth + v * kLanes<T>;
-        Store(score, kept ? Load(score) : kMinusInfinity<T>);
-      }
-    }
-  }
-}
-
 // From queries to exponentials, their sums over the negatives, and the raw query gradients, panel by panel while it is
 // in the first-level cache. References come from the first `num_referred` panels.
 template <typename T, bool kReweights, bool kCounts>
 FASTNEG_NOINLINE void SweepInBatch(const InBatchPlan& plan, InBatchBlock<T>* block, int64_t num_referred,
                                    RowSums<T>* sums) {
+  FindReferences(plan, block, num_referred);
   LaneSums<T> lanes;
-  block->ResetExclusions(plan);
-  for (int64_t r = 0; r < kMaxBlockRows; ++r) Store(lanes.exponentials + r * kLanes<T>, kMinusInfinity<T>);
-  for (int64_t panel = 0; panel < num_referred; ++panel) {
-    ScoreInBatch(plan, block, panel);
-    if (plan.num_hard_negatives == 0) RaiseMaxima(plan, *block, panel, lanes.exponentials);
-  }
-  if (plan.num_hard_negatives > 0) {
-    KeepHardest(plan, *block);
-    for (int64_t panel = 0; panel < num_referred; ++panel) RaiseMaxima(plan, *block, panel, lanes.exponentials);
-  }
-  SetReferences(plan, lanes.exponentials, block);
-
   const int64_t count = (block->count + kLanes<T> - 1) / kLanes<T> * kLanes<T>;
   ClearLanes<T>(count, lanes.exponentials);
   ClearLanes<T>(count, lanes.members);

@@ -16,6 +16,9 @@ namespace {
 
 using cpu::InBatchPlan;
 
+// One negative in so many, and fewer, is faster added by itself than as part of a product of matrices.
+constexpr int64_t kSparseShare = 4;
+
 bool IsDouble(DType dtype) { return ComputeType(dtype) == DType::kFloat64; }
 
 Status CheckOptions(const InBatchSoftmaxArgs& args) {
@@ -42,7 +45,7 @@ InBatchPlan LayOut(const InBatchSoftmaxArgs& args, const cpu::InBatchKernels& ke
   const int64_t width = kernels.panel_width[IsDouble(args.dtype)];
   const int64_t padded = CeilDiv(args.num_candidates, width) * width;
   const int64_t element = static_cast<int64_t>(bytes);
-  const int64_t extra = (selects ? padded * (element + 16) : 0) + (args.bidirectional ? 3 * padded * element : 0);
+  const int64_t extra = (selects ? 2 * padded * element : 0) + (args.bidirectional ? 3 * padded * element : 0);
   InBatchPlan plan = layout->LayOut(args, kernels, grads || selects, extra, workspace);
   plan.probability = args.sampling_probability;
   plan.weights = args.weights;
@@ -55,6 +58,7 @@ InBatchPlan LayOut(const InBatchSoftmaxArgs& args, const cpu::InBatchKernels& ke
   plan.positive_in_softmax = args.positive_in_softmax;
   plan.negative_weight = args.negative_weight;
   plan.two_ways = args.bidirectional;
+  plan.sparse = selects && args.num_hard_negatives <= args.num_candidates / kSparseShare;
   plan.reweights = args.t != 1 || args.grad_scalars != nullptr;
   plan.transforms = args.label_smoothing != 0 || args.negative_weight == 0;
   plan.counts = plan.transforms || args.refined;
@@ -74,7 +78,7 @@ InBatchPlan LayOut(const InBatchSoftmaxArgs& args, const cpu::InBatchKernels& ke
   if (args.grad_scalars != nullptr) plan.row_scalars = workspace->Take(3, b, bytes);
   if (selects) {
     plan.block_logits = workspace->Take(plan.blocks_per_round, padded, bytes);
-    plan.block_selected = workspace->Take(plan.blocks_per_round, 2 * padded, sizeof(uint64_t));
+    plan.block_listed = workspace->Take(plan.blocks_per_round, padded, bytes);
   }
   if (args.bidirectional) {
     plan.block_columns = workspace->Take(plan.blocks_per_round * 3, padded, bytes);

@@ -3,6 +3,7 @@
 #ifndef FASTNEG_CORE_CPU_SHARED_IN_BATCH_TWO_WAYS_H_
 #define FASTNEG_CORE_CPU_SHARED_IN_BATCH_TWO_WAYS_H_
 
+#include "core/cpu/shared/in_batch_columns.h"
 #include "core/cpu/shared/in_batch_rows.h"
 
 namespace fastneg::cpu::FASTNEG_ISA_NAMESPACE {
@@ -21,7 +22,7 @@ void OwnLogits(void* context, int64_t index) {
   }
 }
 
-// A block's sums over the columns of one panel, a vector for each; each is stored padded apart.
+// A block's sums over the columns of one tile, a vector for each; each is stored padded apart.
 template <typename T>
 struct ColumnSums {
   Vec<T> exponentials[kTileVecs] = {};
@@ -29,25 +30,24 @@ struct ColumnSums {
   Vec<T> logits[kTileVecs] = {};
 };
 
-// What one panel's scores add to the sums of rows and columns. The scores stay.
+// What the scores of the candidates from `first` on, a tile of them, add to the sums of rows and columns.
 template <typename T, bool kReweights, bool kCounts, bool kOneReference>
-FASTNEG_INLINE void SumPanel(const InBatchPlan& plan, const InBatchBlock<T>& block, int64_t panel, LaneSums<T>* rows) {
+FASTNEG_INLINE void SumTile(const InBatchPlan& plan, const InBatchBlock<T>& block, const T* scores, int64_t first,
+                            int64_t vecs, LaneSums<T>* rows) {
   constexpr int64_t kWidth = kWidthOfPanel<T>;
   const int64_t padded = plan.num_panels * kWidth;
-  const int64_t vecs = VecsOfPanel<T>(plan.num_candidates, panel);
   const Vec<T> highest = Broadcast<T>(MathConstants<T>::kExpHighest), zero = Zero<T>(), one = Broadcast(T(1));
   const Reweighting<T> reweighting(plan);
-  const T* offsets = static_cast<const T*>(plan.offsets) + panel * kWidth;
-  const T* references = static_cast<const T*>(plan.column_references) + panel * kWidth;
-  const T* factors = static_cast<const T*>(plan.factors) + panel * kWidth;
-  const T* scores = block.Panel(panel);
+  const T* offsets = static_cast<const T*>(plan.offsets) + first;
+  const T* references = static_cast<const T*>(plan.column_references) + first;
+  const T* factors = static_cast<const T*>(plan.factors) + first;
   ColumnSums<T> columns;
   for (int64_t r = 0; r < block.count; ++r) {
     const Vec<T> reference = Broadcast(block.reference[r]), own = Broadcast(block.own[r]);
     const int64_t lane = r * kLanes<T>;
     Vec<T> sum = Load(rows->exponentials + lane);
     Vec<T> members = Load(rows->members + lane), logits = Load(rows->logits + lane);
-    ForPanelVecs(vecs, [&](int64_t v) FASTNEG_LAMBDA_INLINE {
+    ForTileVecs(vecs, [&](int64_t v) FASTNEG_LAMBDA_INLINE {
       Vec<T> logit = Load(scores + r * kWidth + v * kLanes<T>);
       if constexpr (kReweights) logit = reweighting.Apply(reweighting.IsHard(own, logit), logit);
       const Vec<T> corrected = logit + Load(offsets + v * kLanes<T>);
@@ -72,12 +72,12 @@ FASTNEG_INLINE void SumPanel(const InBatchPlan& plan, const InBatchBlock<T>& blo
     Store(rows->members + lane, members);
     Store(rows->logits + lane, logits);
   }
-  T* out = static_cast<T*>(plan.block_columns) + block.slot * 3 * padded + panel * kWidth;
-  for (int64_t v = 0; v < vecs; ++v) {
+  T* out = static_cast<T*>(plan.block_columns) + block.slot * 3 * padded + first;
+  ForTileVecs(vecs, [&](int64_t v) FASTNEG_LAMBDA_INLINE {
     Store(out + v * kLanes<T>, columns.exponentials[v]);
     Store(out + padded + v * kLanes<T>, columns.members[v]);
     Store(out + 2 * padded + v * kLanes<T>, columns.logits[v]);
-  }
+  });
 }
 
 template <typename T, bool kReweights, bool kCounts, bool kOneReference>
@@ -87,13 +87,7 @@ FASTNEG_NOINLINE void SumSweep(const InBatchPlan& plan, InBatchBlock<T>* block, 
   if constexpr (kOneReference) {
     for (int64_t r = 0; r < kMaxBlockRows; ++r) block->reference[r] = static_cast<T>(plan.reference);
   } else {
-    block->ResetExclusions(plan);
-    for (int64_t r = 0; r < kMaxBlockRows; ++r) Store(lanes.exponentials + r * kLanes<T>, kMinusInfinity<T>);
-    for (int64_t panel = 0; panel < num_referred; ++panel) {
-      ScoreInBatch(plan, block, panel);
-      RaiseMaxima(plan, *block, panel, lanes.exponentials);
-    }
-    SetReferences(plan, lanes.exponentials, block);
+    FindReferences(plan, block, num_referred);
   }
   const int64_t count = (block->count + kLanes<T> - 1) / kLanes<T> * kLanes<T>;
   ClearLanes<T>(count, lanes.exponentials);
@@ -102,7 +96,12 @@ FASTNEG_NOINLINE void SumSweep(const InBatchPlan& plan, InBatchBlock<T>* block, 
   block->ResetExclusions(plan);
   for (int64_t panel = 0; panel < plan.num_panels; ++panel) {
     ScoreInBatch(plan, block, panel);
-    SumPanel<T, kReweights, kCounts, kOneReference>(plan, *block, panel, &lanes);
+    const int64_t vecs = VecsOfPanel<T>(plan.num_candidates, panel);
+    for (int64_t v = 0; v < vecs; v += kTileVecs) {
+      const T* scores = block->Panel(panel) + v * kLanes<T>;
+      const int64_t first = panel * kWidthOfPanel<T> + v * kLanes<T>;
+      SumTile<T, kReweights, kCounts, kOneReference>(plan, *block, scores, first, vecs - v, &lanes);
+    }
   }
   AddLanes<T>(count, lanes.exponentials, sums->exponentials);
   AddLanes<T>(count, lanes.members, sums->members);
@@ -118,15 +117,6 @@ FASTNEG_INLINE void SumSweepAsPlanned(const InBatchPlan& plan, InBatchBlock<T>* 
   }
   if (plan.counts) return SumSweep<T, false, true, kOneReference>(plan, block, num_referred, sums);
   SumSweep<T, false, false, kOneReference>(plan, block, num_referred, sums);
-}
-
-// Whether what is relative to the one reference neither overflows nor has lost digits to underflow. The positive's
-// share is part of a sum where it is in the softmax. False also for NaN.
-template <typename T>
-FASTNEG_INLINE bool OneReferenceSuits(const InBatchPlan& plan, Vec<T> own, Vec<T> sum) {
-  constexpr T kLargest = T(1e30), kSmallest = T(1e-24);
-  if (plan.positive_in_softmax) sum += Exp<T>(own - static_cast<T>(plan.reference));
-  return !Any<T>(~((sum <= kLargest) & (sum >= kSmallest)));
 }
 
 // First sweep: a block's row losses and factors, and its sums by column.
@@ -166,130 +156,6 @@ void SumInBatchBlock(void* context, int64_t index) {
   }
 }
 
-// Adds a round's sums by column, in order of the blocks. index: round * num_panels + panel.
-template <typename T>
-void MergeColumns(void* context, int64_t index) {
-  const FlushDenormals flush;
-  const InBatchPlan& plan = *static_cast<const InBatchPlan*>(context);
-  constexpr int64_t kWidth = kWidthOfPanel<T>;
-  const int64_t padded = plan.num_panels * kWidth;
-  const int64_t round = index / plan.num_panels, panel = index % plan.num_panels;
-  const int64_t begin = round * plan.blocks_per_round;
-  const int64_t end = begin + plan.blocks_per_round < plan.num_blocks ? begin + plan.blocks_per_round : plan.num_blocks;
-  const int64_t vecs = VecsOfPanel<T>(plan.num_candidates, panel);
-  for (int64_t kind = 0; kind < 3; ++kind) {
-    for (int64_t v = 0; v < vecs; ++v) {
-      const int64_t place = kind * padded + panel * kWidth + v * kLanes<T>;
-      T* out = static_cast<T*>(plan.column_sums) + place;
-      Vec<T> sum = round == 0 ? Zero<T>() : Load(out);
-      for (int64_t b = begin; b < end; ++b) {
-        sum += Load(static_cast<const T*>(plan.block_columns) + (b - begin) * 3 * padded + place);
-      }
-      Store(out, sum);
-    }
-  }
-}
-
-// The largest logits of a block's columns, into the place of their sums.
-template <typename T>
-void MaximaOfColumns(void* context, int64_t index) {
-  const FlushDenormals flush;
-  const InBatchPlan& plan = *static_cast<const InBatchPlan*>(context);
-  constexpr int64_t kWidth = kWidthOfPanel<T>;
-  const Reweighting<T> reweighting(plan);
-  InBatchBlock<T> block(plan, index);
-  LoadQueries(plan, &block);
-  LoadPositives(plan, &block);
-  block.ResetExclusions(plan);
-  for (int64_t panel = 0; panel < plan.num_panels; ++panel) {
-    ScoreInBatch(plan, &block, panel);
-    const int64_t vecs = VecsOfPanel<T>(plan.num_candidates, panel);
-    T* out = static_cast<T*>(plan.block_columns) + block.slot * 3 * plan.num_panels * kWidth + panel * kWidth;
-    for (int64_t v = 0; v < vecs; ++v) {
-      const Vec<T> offset = Load(static_cast<const T*>(plan.offsets) + panel * kWidth + v * kLanes<T>);
-      Vec<T> maximum = kMinusInfinity<T>;
-      for (int64_t r = 0; r < block.count; ++r) {
-        Vec<T> logit = Load(block.Panel(panel) + r * kWidth + v * kLanes<T>);
-        const Vec<T> own = Broadcast(block.own[r]);
-        if (plan.reweights) logit = reweighting.Apply(reweighting.IsHard(own, logit), logit);
-        maximum = Max<T>(offset == kMinusInfinity<T> ? offset : logit, maximum);
-      }
-      Store(out + v * kLanes<T>, maximum);
-    }
-  }
-}
-
-// References from the maxima of all blocks of a round. index: round * num_panels + panel.
-template <typename T>
-void MergeMaxima(void* context, int64_t index) {
-  const FlushDenormals flush;
-  const InBatchPlan& plan = *static_cast<const InBatchPlan*>(context);
-  constexpr int64_t kWidth = kWidthOfPanel<T>;
-  const int64_t padded = plan.num_panels * kWidth;
-  const int64_t round = index / plan.num_panels, panel = index % plan.num_panels;
-  const int64_t begin = round * plan.blocks_per_round;
-  const int64_t end = begin + plan.blocks_per_round < plan.num_blocks ? begin + plan.blocks_per_round : plan.num_blocks;
-  const int64_t vecs = VecsOfPanel<T>(plan.num_candidates, panel);
-  T* references = static_cast<T*>(plan.column_references) + panel * kWidth;
-  for (int64_t v = 0; v < vecs; ++v) {
-    // At first the logits of the positives stand here.
-    Vec<T> maximum = round == 0 && !plan.positive_in_softmax ? kMinusInfinity<T> : Load(references + v * kLanes<T>);
-    for (int64_t b = begin; b < end; ++b) {
-      const T* of_block = static_cast<const T*>(plan.block_columns) + (b - begin) * 3 * padded + panel * kWidth;
-      maximum = Max<T>(Load(of_block + v * kLanes<T>), maximum);
-    }
-    if (end == plan.num_blocks) maximum = maximum == kMinusInfinity<T> ? Zero<T>() : maximum;
-    Store(references + v * kLanes<T>, maximum);
-  }
-}
-
-// Losses of a panel's columns, and their factors. Tells whether the references suited.
-template <typename T>
-void FinishColumns(void* context, int64_t panel) {
-  const FlushDenormals flush;
-  const InBatchPlan& plan = *static_cast<const InBatchPlan*>(context);
-  constexpr int64_t kWidth = kWidthOfPanel<T>;
-  constexpr T kLargest = T(1 << 30);
-  const int64_t padded = plan.num_panels * kWidth;
-  const T* sums = static_cast<const T*>(plan.column_sums);
-  bool suit = true;
-  for (int64_t j = panel * kWidth; j < (panel + 1) * kWidth; j += kLanes<T>) {
-    T* scales = static_cast<T*>(plan.column_scales) + j;
-    T* shares = static_cast<T*>(plan.column_shares) + j;
-    if (j >= plan.batch_size) {
-      Store(scales, Zero<T>());
-      Store(shares, Zero<T>());
-      continue;
-    }
-    const int64_t valid = plan.batch_size - j < kLanes<T> ? plan.batch_size - j : kLanes<T>;
-    const Vec<T> own = LoadValid(static_cast<const T*>(plan.own_logits) + j, valid);
-    Vec<T> reference = Load(static_cast<const T*>(plan.column_references) + j), others = Load(sums + j);
-    if (plan.one_reference) {
-      reference = Broadcast(static_cast<T>(plan.reference));
-      others = Load(static_cast<const T*>(plan.factors) + j) == T(0) ? Zero<T>() : others;  // Masked.
-    }
-    const LossTerms<T> terms = {
-        reference, own, Zero<T>(), others, Load(sums + padded + j), Load(sums + 2 * padded + j)};
-    const LossFactors<T> factors = LossOf<T>(plan, terms, T(0.5) * RowWeights<T>(plan, j, valid));
-    T* loss = static_cast<T*>(plan.row_loss) + j;
-    T* positive = static_cast<T*>(plan.positive_grads) + j;
-    StoreValid(loss, T(0.5) * (LoadValid(loss, valid) + factors.loss), valid);
-    StoreValid(positive, LoadValid(positive, valid) + factors.scale * factors.positive, valid);
-    StorePartial(scales, factors.scale * factors.factor, valid);
-    StorePartial(shares, factors.scale * factors.share, valid);
-    for (int64_t l = valid; l < kLanes<T>; ++l) scales[l] = shares[l] = T(0);
-    for (int64_t l = 0; l < valid; ++l) {
-      const T sum = others[l];
-      if (plan.one_reference) {
-        suit &= OneReferenceSuits<T>(plan, Broadcast(own[l]), Broadcast(sum));
-      } else {
-        suit &= sum <= kLargest && (plan.positive_in_softmax || sum >= T(0.5));
-      }
-    }
-  }
-  plan.out_of_range[panel] = !suit;
-}
-
 // One panel's scores to gradients by logits, of rows and columns together, times what the re-weighting makes of them.
 template <typename T, bool kReweights, bool kOneReference>
 FASTNEG_INLINE void Coefficients(const InBatchPlan& plan, const InBatchBlock<T>& block, int64_t panel,
@@ -304,6 +170,7 @@ FASTNEG_INLINE void Coefficients(const InBatchPlan& plan, const InBatchBlock<T>&
   const T *scales = column(plan.column_scales), *shares = column(plan.column_shares);
   const T* factors = column(plan.factors);
   T* values = block.Panel(panel);
+  const bool may_be_nan = plan.panel_is_finite[panel] == 0 || plan.block_is_finite[block.index] == 0;
   for (int64_t r = 0; r < block.count; ++r) {
     const int64_t i = block.first + r;
     const Vec<T> own = Broadcast(block.own[r]);
@@ -330,6 +197,10 @@ FASTNEG_INLINE void Coefficients(const InBatchPlan& plan, const InBatchBlock<T>&
         g += by_row * scale + by_column * Load(scales + v * kLanes<T>);
       }
       g = corrected == kMinusInfinity<T> ? zero : g;
+      if (may_be_nan && scale == T(0) && share == T(0)) {
+        // What neither the row nor the column counts adds nothing, NaN included.
+        g = (Load(scales + v * kLanes<T>) == T(0)) & (Load(shares + v * kLanes<T>) == T(0)) ? zero : g;
+      }
       if constexpr (kReweights) {
         const Vec<T> hard_g = hard ? g : zero;
         hard_sum += hard_g;

@@ -8,13 +8,19 @@
 
 namespace fastneg::cpu::FASTNEG_ISA_NAMESPACE {
 
-// Bytes of a panel's dimensions that stay in the first-level cache together.
-constexpr int64_t kPanelDepthBytes = 32 << 10;
+// Bytes of a tile's dimensions that stay in the first-level cache together.
+constexpr int64_t kTileDepthBytes = 32 << 10;
 
+// Candidates that a panel holds: as many tiles as give the products over candidates a depth that pays for reading and
+// writing their sums, and a number of rows that is a multiple of kTileRows.
+constexpr int kPanelTiles = kVectorBytes == 64 ? 1 : 3;
+constexpr int kPanelVecs = kPanelTiles * kTileVecs;
 template <typename T>
-constexpr int kWidthOfPanel = kTileVecs * kLanes<T>;
+constexpr int kWidthOfTile = kTileVecs * kLanes<T>;
 template <typename T>
-constexpr int64_t kPanelDepth = kPanelDepthBytes / (kWidthOfPanel<T> * static_cast<int64_t>(sizeof(T)));
+constexpr int kWidthOfPanel = kPanelVecs * kLanes<T>;
+template <typename T>
+constexpr int64_t kTileDepth = kTileDepthBytes / (kWidthOfTile<T> * static_cast<int64_t>(sizeof(T)));
 
 template <typename T>
 constexpr Vec<T> kMinusInfinity = Vec<T>{} - T(__builtin_huge_val());
@@ -22,13 +28,13 @@ constexpr Vec<T> kMinusInfinity = Vec<T>{} - T(__builtin_huge_val());
 template <typename T>
 FASTNEG_INLINE int64_t VecsOfPanel(int64_t num_candidates, int64_t panel) {
   const int64_t vecs = (num_candidates - panel * kWidthOfPanel<T> + kLanes<T> - 1) / kLanes<T>;
-  return vecs < kTileVecs ? vecs : kTileVecs;
+  return vecs < kPanelVecs ? vecs : kPanelVecs;
 }
 
-// f(v) for the vectors of whole panels, unrolled, and for those of the last one.
+// f(v) for the first `vecs` vectors of a tile, unrolled where these are all.
 template <typename F>
-FASTNEG_INLINE void ForPanelVecs(int64_t vecs, F f) {
-  if (vecs == kTileVecs) {
+FASTNEG_INLINE void ForTileVecs(int64_t vecs, F f) {
+  if (vecs >= kTileVecs) {
 #pragma GCC unroll 4
     for (int v = 0; v < kTileVecs; ++v) f(v);
   } else {
@@ -36,17 +42,31 @@ FASTNEG_INLINE void ForPanelVecs(int64_t vecs, F f) {
   }
 }
 
-// Products of `rows` inputs with the candidates of a panel, transposed, plus `start` (null for 0).
+// f(v) for the vectors of a panel.
+template <typename F>
+FASTNEG_INLINE void ForPanelVecs(int64_t vecs, F f) {
+  for (int64_t first = 0; first < vecs; first += kTileVecs) {
+    ForTileVecs(vecs - first, [&](int64_t v) FASTNEG_LAMBDA_INLINE { f(first + v); });
+  }
+}
+
+// Products of `rows` inputs with the candidates of a panel, transposed tile by tile, plus `start` (null for 0).
 template <typename T>
 FASTNEG_INLINE void MultiplyByPanel(const T* inputs, int64_t input_stride, const T* columns, int64_t dim, int64_t rows,
                                     int64_t vecs, const T* start, T* out) {
-  constexpr int64_t kWidth = kWidthOfPanel<T>, kDepth = kPanelDepth<T>;
+  constexpr int64_t kPanel = kWidthOfPanel<T>, kTile = kWidthOfTile<T>, kDepth = kTileDepth<T>;
   const int64_t depth = dim < kDepth ? dim : kDepth;
-  MultiplyPanel<T, Write::kSet>({inputs, input_stride, 1, columns, kWidth, depth}, rows, vecs, start, out, kWidth);
-  for (int64_t d = depth; d < dim; d += kDepth) {
-    const int64_t rest = dim - d < kDepth ? dim - d : kDepth;
-    MultiplyPanel<T, Write::kAdd>({inputs + d, input_stride, 1, columns + d * kWidth, kWidth, rest}, rows, vecs,
-                                  nullptr, out, kWidth);
+  for (; vecs > 0; vecs -= kTileVecs) {
+    const int64_t tile = vecs < kTileVecs ? vecs : kTileVecs;
+    MultiplyPanel<T, Write::kSet>({inputs, input_stride, 1, columns, kTile, depth}, rows, tile, start, out, kPanel);
+    for (int64_t d = depth; d < dim; d += kDepth) {
+      const int64_t rest = dim - d < kDepth ? dim - d : kDepth;
+      MultiplyPanel<T, Write::kAdd>({inputs + d, input_stride, 1, columns + d * kTile, kTile, rest}, rows, tile,
+                                    nullptr, out, kPanel);
+    }
+    columns += dim * kTile;
+    if (start != nullptr) start += kTile;
+    out += kTile;
   }
 }
 
@@ -55,8 +75,8 @@ FASTNEG_INLINE void MultiplyByPanel(const T* inputs, int64_t input_stride, const
 template <typename T>
 FASTNEG_INLINE Vec<T> PairProducts(const T* const* a, const T* const* b, int64_t dim) {
   Vec<T> total = Zero<T>();
-  for (int64_t begin = 0; begin < dim; begin += kPanelDepth<T>) {
-    const int64_t end = dim - begin < kPanelDepth<T> ? dim : begin + kPanelDepth<T>;
+  for (int64_t begin = 0; begin < dim; begin += kTileDepth<T>) {
+    const int64_t end = dim - begin < kTileDepth<T> ? dim : begin + kTileDepth<T>;
     Vec<T> sum = Zero<T>();
     for (int64_t d = begin; d < end; d += kLanes<T>) {
       Vec<T> left[kLanes<T>], right[kLanes<T>];

@@ -31,13 +31,24 @@ void RankBlock(void* context, int64_t index) {
       Mask<T> count;
       __builtin_memcpy(&count, counts + r * kLanes<T>, sizeof(count));
       const auto ahead = static_cast<Int>(block.positive[r] - panel * kWidth);  // Of the panel's first candidate.
-      ForPanelVecs(vecs, [&](int64_t v) FASTNEG_LAMBDA_INLINE {
-        const Vec<T> score = Load(scores + r * kWidth + v * kLanes<T>);
-        const Mask<T> behind = lane > static_cast<Int>(ahead - v * kLanes<T>);
-        const Mask<T> beaten = (score < own) | ((score == own) & behind);
-        const Mask<T> none = (score == kMinusInfinity<T>) | (Load(offsets + v * kLanes<T>) == kMinusInfinity<T>);
-        count -= ~(beaten | none);  // True is -1.
-      });
+      const T positive = block.own[r];
+      const bool plain = positive - positive == T(0) && plan.panel_is_finite[panel] != 0;
+      if (plain && ahead >= kWidth) {
+        ForPanelVecs(vecs, [&](int64_t v) FASTNEG_LAMBDA_INLINE {
+          count -= ~(Load(scores + r * kWidth + v * kLanes<T>) < own);  // True is -1.
+        });
+      } else if (plain && ahead < 0) {
+        ForPanelVecs(vecs, [&](int64_t v)
+                               FASTNEG_LAMBDA_INLINE { count -= ~(Load(scores + r * kWidth + v * kLanes<T>) <= own); });
+      } else {
+        ForPanelVecs(vecs, [&](int64_t v) FASTNEG_LAMBDA_INLINE {
+          const Vec<T> score = Load(scores + r * kWidth + v * kLanes<T>);
+          const Mask<T> behind = lane > static_cast<Int>(ahead - v * kLanes<T>);
+          const Mask<T> beaten = (score < own) | ((score == own) & behind);
+          const Mask<T> none = (score == kMinusInfinity<T>) | (Load(offsets + v * kLanes<T>) == kMinusInfinity<T>);
+          count -= ~(beaten | none);
+        });
+      }
       __builtin_memcpy(counts + r * kLanes<T>, &count, sizeof(count));
     }
   }

@@ -6,7 +6,7 @@
 
 namespace fastneg::cpu::FASTNEG_ISA_NAMESPACE {
 
-// Numbers above `cut` are selected, and those equal to it up to the place `last`.
+// Numbers above `value` are selected, and those equal to it up to the place `last`.
 template <typename T>
 struct Cut {
   T value;
@@ -86,52 +86,53 @@ FASTNEG_INLINE T LowerBound(const T* values, int64_t vecs, int64_t count) {
   return low;
 }
 
-// Selects the `count` largest of values[0 .. size), of equal ones the first; 1 <= count <= size. Behind them the last
-// vector is filled with minus infinity. `scratch` has room for 2 * size words.
-//
-// What is above a lower bound is listed, and radix selection among these tells the last one selected: histograms of a
-// few leading bits, then of the next ones of those numbers that share the leading bits with it.
+// Copies what is above `bound`, NaN included, to `listed`, and fills its last vector with minus infinity. Returns how
+// many there are.
 template <typename T>
-FASTNEG_NOINLINE Cut<T> SelectLargest(const T* values, int64_t size, int64_t count, uint64_t* scratch) {
+FASTNEG_INLINE int64_t ListAbove(const T* values, int64_t vecs, T bound, T* listed) {
+  int64_t count = 0;
+  for (int64_t v = 0; v < vecs; ++v) {
+    uint32_t bits = LaneBits<T>(~(Load(values + v * kLanes<T>) <= bound));
+    for (; bits != 0; bits &= bits - 1) listed[count++] = values[v * kLanes<T> + __builtin_ctz(bits)];
+  }
+  for (int64_t i = count; i % kLanes<T> != 0; ++i) listed[i] = -T(__builtin_huge_val());
+  return count;
+}
+
+// Selects the `count` largest of values[0 .. size), of equal ones the first; 1 <= count <= size. Behind them the last
+// vector is filled with minus infinity. `listed` has as much room as `values`.
+//
+// What is above a lower bound is listed, and bisection over the order of the numbers among these finds the cut.
+template <typename T>
+FASTNEG_NOINLINE Cut<T> SelectLargest(const T* values, int64_t size, int64_t count, T* listed) {
   using Key = decltype(OrderedKey(T(0)));
-  constexpr int kBits = 8, kBuckets = 1 << kBits;
-  uint64_t* keys = scratch;
-  uint64_t* places = scratch + size;
+  const T lowest = -T(__builtin_huge_val());
   const int64_t vecs = (size + kLanes<T> - 1) / kLanes<T>;
   const T bound = LowerBound(values, vecs, count);
-  int64_t listed = 0;
-  for (int64_t v = 0; v < vecs; ++v) {
-    const Vec<T> x = Load(values + v * kLanes<T>);
-    if (!Any<T>(~(x <= bound))) continue;
-    for (int64_t i = v * kLanes<T>; i < (v + 1) * kLanes<T> && i < size; ++i) {
-      if (values[i] <= bound) continue;
-      keys[listed] = OrderedKey(values[i]);
-      places[listed++] = static_cast<uint64_t>(i);
-    }
-  }
-  if (listed < count) return {-T(__builtin_huge_val()), size};  // The others are minus infinity.
+  const int64_t num_listed = ListAbove(values, vecs, bound, listed);
+  if (num_listed < count) return {lowest, size};  // The others are minus infinity.
 
-  for (int shift = 8 * sizeof(T) - kBits;; shift -= kBits) {
-    int32_t buckets[kBuckets] = {};
-    for (int64_t i = 0; i < listed; ++i) ++buckets[keys[i] >> shift & (kBuckets - 1)];
-    uint64_t bucket = kBuckets - 1;
-    for (; buckets[bucket] < count; --bucket) count -= buckets[bucket];
-    const bool all = buckets[bucket] == count;
-    int64_t left = 0;
-    for (int64_t i = 0; i < listed; ++i) {
-      const uint64_t key = keys[i], place = places[i];
-      keys[left] = key;
-      places[left] = place;
-      left += (key >> shift & (kBuckets - 1)) == bucket;
-    }
-    listed = left;
-    if (all) {  // The smallest of them is the last one selected, wherever it is.
-      uint64_t lowest = keys[0];
-      for (int64_t i = 1; i < listed; ++i) lowest = keys[i] < lowest ? keys[i] : lowest;
-      return {FromOrderedKey<T>(static_cast<Key>(lowest)), size};
-    }
-    if (shift == 0) return {FromOrderedKey<T>(static_cast<Key>(keys[0])), static_cast<int64_t>(places[count - 1])};
+  const int64_t listed_vecs = (num_listed + kLanes<T> - 1) / kLanes<T>;
+  Vec<T> largest = Broadcast(bound);
+  for (int64_t v = 0; v < listed_vecs; ++v) largest = Max<T>(Load(listed + v * kLanes<T>), largest);
+  // At least `count` numbers, NaN among them, are `low` or more, and fewer are `high` or more.
+  Key low = OrderedKey(bound), high = OrderedKey(bound);
+  for (int l = 0; l < kLanes<T>; ++l) high = largest[l] > FromOrderedKey<T>(high) ? OrderedKey(T(largest[l])) : high;
+  for (++high; high - low > 1;) {
+    const Key middle = low + (high - low) / 2;
+    const T below = FromOrderedKey<T>(static_cast<Key>(middle - 1));
+    const int64_t above = CountAbove(listed, listed_vecs, below);
+    if (above == count) return {below, -1};
+    (above > count ? low : high) = middle;
   }
+  const T cut = FromOrderedKey<T>(low);
+  int64_t wanted = count - CountAbove(listed, listed_vecs, cut), last = -1;
+  for (int64_t i = 0; i < size && wanted > 0; ++i) {
+    if (values[i] != cut) continue;
+    last = i;
+    --wanted;
+  }
+  return {cut, last};
 }
 
 }  // namespace fastneg::cpu::FASTNEG_ISA_NAMESPACE

@@ -297,15 +297,28 @@ FASTNEG_INLINE T LargestLane(Vec<T> v) {
   }
 }
 
+// Bit l tells whether lane l is true.
+template <typename T>
+FASTNEG_INLINE uint32_t LaneBits(Mask<T> mask) {
+#if defined(__AVX512F__)
+  const auto bits = reinterpret_cast<__m512i>(mask);
+  return sizeof(T) == 4 ? _mm512_movepi32_mask(bits) : _mm512_movepi64_mask(bits);
+#elif defined(__AVX__)
+  if constexpr (sizeof(T) == 4) return __builtin_ia32_movmskps256(reinterpret_cast<Vec<float>>(mask));
+  if constexpr (sizeof(T) == 8) return __builtin_ia32_movmskpd256(reinterpret_cast<Vec<double>>(mask));
+#elif defined(__SSE2__)
+  if constexpr (sizeof(T) == 4) return __builtin_ia32_movmskps(reinterpret_cast<Vec<float>>(mask));
+  if constexpr (sizeof(T) == 8) return __builtin_ia32_movmskpd(reinterpret_cast<Vec<double>>(mask));
+#else
+  uint32_t bits = 0;
+  for (int l = 0; l < kLanes<T>; ++l) bits |= static_cast<uint32_t>(mask[l] & 1) << l;
+  return bits;
+#endif
+}
+
 template <typename T>
 FASTNEG_INLINE bool Any(Mask<T> mask) {
-#if defined(__AVX512F__)
-  return _mm512_test_epi32_mask(reinterpret_cast<__m512i>(mask), reinterpret_cast<__m512i>(mask)) != 0;
-#else
-  typename Simd<T>::Int any = 0;
-  for (int l = 0; l < kLanes<T>; ++l) any |= mask[l];
-  return any != 0;
-#endif
+  return LaneBits<T>(mask) != 0;
 }
 
 template <typename T>
