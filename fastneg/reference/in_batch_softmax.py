@@ -1,5 +1,6 @@
 """The in-batch softmax loss in plain TensorFlow, with all its scores in one matrix."""
 
+import copy
 import math
 from typing import Any
 
@@ -15,8 +16,8 @@ from fastneg.reference.in_batch_softmax_checks import (
 )
 from fastneg.reference.masked_rows import without_masked_rows
 from fastneg.reference.missing import without_missing
+from fastneg.reference.unused_rows import l2_normalize, largest, products
 
-_SMALLEST_SQUARED_NORM = 1e-12
 _SMALLEST_PROBABILITY = 1e-9
 
 
@@ -143,8 +144,8 @@ class Rows:
 
     Args:
         arguments: Checked ones.
-        unused: Rows of the batch, [B], whose embeddings nothing may depend on; or None.
-        masked: Likewise rows whose losses nothing depends on.
+        unused: Rows of the batch, [B], on whose scores no gradient may depend; or None.
+        masked: Rows whose losses may be any, [B]; or None.
     """
 
     def __init__(  # noqa: D107
@@ -155,7 +156,6 @@ class Rows:
     ) -> None:
         self._arguments: Any = arguments
         query, candidate = arguments.query_embeddings, arguments.candidate_embeddings
-        heads = query.shape.rank == 3
         dtype = validation.compute_dtype(query.dtype)
         self.batch_size, self.num_candidates = tf.shape(query)[0], tf.shape(candidate)[0]
         if arguments.positives is None:
@@ -164,31 +164,16 @@ class Rows:
             # Inside XLA they may be anything.
             last = tf.maximum(tf.cast(self.num_candidates, tf.int64) - 1, 0)
             self.positives = tf.cast(tf.clip_by_value(arguments.positives, 0, last), tf.int32)
-        # What is used nowhere becomes 0 before anything is computed with it: else NaN in it would
-        # come back as 0 * NaN in a gradient.
-        self._lost = None
-        if unused is not None:
-            finite = tf.math.is_finite(query)
-            if heads:
-                finite = tf.reduce_all(finite, axis=1)
-            self._lost = unused & ~tf.reduce_all(finite, axis=1)
-        for rows in (self._lost, masked):
-            if rows is not None:
-                rows = rows[:, None, None] if heads else rows[:, None]
-                query = tf.where(rows, tf.zeros([], query.dtype), query)
-        if arguments.candidate_mask is not None:
-            own = tf.scatter_nd(
-                self.positives[:, None], tf.ones_like(self.positives), [self.num_candidates]
-            )
-            used = arguments.candidate_mask | (own > 0)
-            candidate = tf.where(used[:, None], candidate, tf.zeros([], candidate.dtype))
         query, candidate = tf.cast(query, dtype), tf.cast(candidate, dtype)
         if arguments.normalize:
-            query, candidate = _l2_normalize(query), _l2_normalize(candidate)
-        if heads:
-            self.scores = tf.reduce_max(tf.einsum("bhd,cd->bhc", query, candidate), axis=1)
+            query, candidate = l2_normalize(query), l2_normalize(candidate)
+        if query.shape.rank == 3:
+            shape = tf.shape(query)
+            heads = products(tf.reshape(query, [-1, shape[2]]), candidate)
+            heads = tf.reshape(heads, [shape[0], shape[1], self.num_candidates])
+            self.scores = largest(heads)
         else:
-            self.scores = tf.matmul(query, candidate, transpose_b=True)
+            self.scores = products(query, candidate)
         if arguments.positives is None:
             square = tf.slice(self.scores, [0, 0], [self.batch_size, self.batch_size])
             self.own_scores = tf.linalg.diag_part(square)
@@ -196,6 +181,9 @@ class Rows:
             self.own_scores = tf.gather(self.scores, self.positives, batch_dims=1)
         self.columns = tf.range(self.num_candidates)
         self.is_positive = tf.equal(self.columns, self.positives[:, None])
+        self._unused = unused
+        if masked is not None:
+            self._clear(masked)
 
     def negatives(self) -> tf.Tensor:
         """Which candidates are negatives of which rows, [B, C]."""
@@ -212,6 +200,40 @@ class Rows:
 
     def losses(self) -> tf.Tensor:
         """The losses of all rows, [B]."""
+        if self._unused is None:
+            return self._losses()
+        # What overflows, or is NaN, would come back as 0 * NaN in gradients.
+        wild = self._unused & self._may_overflow()
+        tame = copy.copy(self)
+        tame._clear(wild)
+
+        def as_they_are() -> tf.Tensor:
+            rows = copy.copy(self)
+            rows.scores = tf.stop_gradient(self.scores)
+            rows.own_scores = tf.stop_gradient(self.own_scores)
+            return rows._losses()
+
+        losses = tame._losses()
+        wild_losses = tf.cond(tf.reduce_any(wild), as_they_are, lambda: tf.zeros_like(losses))
+        return tf.where(wild, tf.stop_gradient(wild_losses), losses)
+
+    def _clear(self, rows: tf.Tensor) -> None:
+        """Sets the scores of rows, [B], to 0."""
+        zero = tf.zeros([], self.scores.dtype)
+        self.scores = tf.where(rows[:, None], zero, self.scores)
+        self.own_scores = tf.where(rows, zero, self.own_scores)
+
+    def _may_overflow(self) -> tf.Tensor:
+        """Rows that have NaN among their scores, or numbers near the end of their range, [B]."""
+        dtype = self.scores.dtype
+        t, temperature = (
+            tf.cast(value, dtype) for value in (self._arguments.t, self._arguments.temperature)
+        )
+        bound = dtype.max / 16 * tf.minimum(temperature, 1) / tf.maximum(tf.abs(t), 1)
+        small = tf.abs(self.scores) < bound
+        return tf.reduce_any((self.is_positive | self.negatives()) & ~small, axis=1)
+
+    def _losses(self) -> tf.Tensor:
         arguments, kept = self._arguments, self.negatives()
         logits = self._plain_logits(kept)
         row_logits = self._corrected(logits)
@@ -225,8 +247,6 @@ class Rows:
                 tf.transpose(logits[:, :size]), tf.transpose(kept[:, :size]), self.positives
             )
             losses = (losses + columns) / 2
-        if self._lost is not None:
-            losses += tf.where(self._lost, tf.constant(math.nan, losses.dtype), 0)
         return losses
 
     def logits(self) -> tf.Tensor:
@@ -328,7 +348,3 @@ def _values_are_valid(arguments: InBatchSoftmaxArguments) -> tf.Tensor:
     if isinstance(arguments.temperature, tf.Tensor):
         valid &= is_temperature(arguments.temperature)
     return valid
-
-
-def _l2_normalize(rows: tf.Tensor) -> tf.Tensor:
-    return tf.nn.l2_normalize(rows, axis=-1, epsilon=_SMALLEST_SQUARED_NORM)

@@ -113,6 +113,12 @@ def rolled_softmax(arguments: RolledSoftmaxArguments) -> tf.Tensor:
         candidates = tf.concat([rows[:, None], (rows[:, None] - steps) % batch_size], axis=1)
         if masked:
             candidates = tf.where(rows[:, None] < batch_size, candidates, batch_size)
+        hit = None
+        if candidate_ids is not None:
+            ids = _take(candidate_ids, candidates)
+            hit = tf.equal(ids[:, 1:], ids[:, :1])
+            # The row's own item stands in for it, so that nothing is computed with what it holds.
+            candidates = tf.where(_with_positive(hit), rows[:, None], candidates)
         # What no used row needs is 0 before anything is computed with it: else NaN in it would come
         # back as 0 * NaN in a gradient.
         users = tf.cast(_zero_unless(used, user_emb), dtype)
@@ -124,13 +130,11 @@ def rolled_softmax(arguments: RolledSoftmaxArguments) -> tf.Tensor:
         positive = cosines[:, :1] - margin
         negatives = cosines[:, 1:]
         hard = positive - negatives < 0
-        ids = None if candidate_ids is None else _take(candidate_ids, candidates)
 
         def negative_logits(scores: tf.Tensor) -> tf.Tensor:
             logits = gamma * tf.where(hard, t * scores + t - 1, scores)
-            if ids is None:
+            if hit is None:
                 return logits
-            hit = tf.equal(ids[:, 1:], ids[:, :1])
             return tf.where(hit, tf.constant(-math.inf, dtype), logits)
 
         logits = tf.concat(
@@ -189,6 +193,11 @@ def _zero_unless(used: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
     """`values` with zeros in the rows that are not used."""
     mask = used[:, None] if values.shape.rank == 2 else used
     return tf.where(mask, values, tf.zeros([], values.dtype))
+
+
+def _with_positive(hit: tf.Tensor) -> tf.Tensor:
+    """Accidental hits among all candidates, given those among the negatives."""
+    return tf.pad(hit, [[0, 0], [1, 0]])
 
 
 def _occurs(indices: tf.Tensor, size: tf.Tensor) -> tf.Tensor:

@@ -93,13 +93,17 @@ def shuffled_cosine(arguments: ShuffledCosineArguments) -> tf.Tensor:
     last = tf.cast(tf.maximum(batch_size - 1, 0), permutations.dtype)
     shuffled = tf.cast(tf.clip_by_value(permutations, 0, last), tf.int32)
     candidates = tf.concat([own, tf.transpose(shuffled)], axis=1)
+    hit = None
+    if candidate_ids is not None:
+        ids = tf.gather(candidate_ids, candidates)
+        hit = tf.pad(tf.equal(ids[:, 1:], ids[:, :1]), [[0, 0], [1, 0]])
+        # The row's own document stands in for it: nothing is computed with what it holds.
+        candidates = tf.where(hit, own, candidates)
     logits = arguments.gamma * tf.einsum("bd,bkd->bk", queries, tf.gather(docs, candidates))
     if candidate_sampling_probability is not None:
         probability = tf.maximum(candidate_sampling_probability, _SMALLEST_PROBABILITY)
         logits -= tf.stop_gradient(tf.gather(tf.math.log(probability), candidates))
-    if candidate_ids is not None:
-        ids = tf.gather(candidate_ids, candidates)
-        hit = tf.pad(tf.equal(ids[:, 1:], ids[:, :1]), [[0, 0], [1, 0]])
+    if hit is not None:
         logits = tf.where(hit, tf.constant(-math.inf, dtype), logits)
     # logsumexp(logits) - logits[:, 0], in the form that loses no digits when it is small.
     losses = tf.nn.sparse_softmax_cross_entropy_with_logits(tf.zeros_like(own[:, 0]), logits)

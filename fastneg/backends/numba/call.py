@@ -197,6 +197,7 @@ def rolled_softmax(
         with_grad=with_grad,
         with_scalars=with_scalar_grad,
         tile_rows=tile_rows,
+        tile_spoilt=np.zeros(num_tiles, np.bool_),
         row_losses=np.zeros(batch_size if want_row_losses else 0, dtype),
         chunk_sums=np.zeros((-(-batch_size // CHUNK), 4)),
         grad_user=aligned((batch_size, dim) if with_grad else (0, 0), dtype),

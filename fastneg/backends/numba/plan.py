@@ -53,5 +53,6 @@ class Plan(NamedTuple):
     user_inverse: Array  # [B] T: 1 / norm, negative where the norm was clipped
     item_inverse: Array
     tile_norms: Array  # [tiles, 2] T: largest norms, where not normalised
+    tile_spoilt: Array  # [tiles] bool: an item row holds NaN, or numbers whose squares overflow
     exps: Array  # [K + 2, B + tile_rows + QUAD] T, optional; the last row is a dump
     sums: Array  # [workers, tile_rows, width] T: gradients in the making

@@ -17,10 +17,10 @@ def prepare_tile(plan, tile):
     batch_size = plan.active.size
     begin = tile * plan.tile_rows
     end = min(begin + plan.tile_rows, batch_size)
-    plan.tile_norms[tile, 0] = prepare_rows(
+    plan.tile_norms[tile, 0], _ = prepare_rows(
         plan.user_emb, plan.active, plan.user, plan.user_inverse, begin, end, plan.normalise
     )
-    plan.tile_norms[tile, 1] = prepare_rows(
+    plan.tile_norms[tile, 1], plan.tile_spoilt[tile] = prepare_rows(
         plan.item_emb, plan.active[:0], plan.item, plan.item_inverse, begin, end, plan.normalise
     )
     for i in range(begin, min(end, plan.tile_rows)):
@@ -30,11 +30,15 @@ def prepare_tile(plan, tile):
 
 @compiled
 def prepare_rows(source, active, target, inverses, begin, end, normalise):
-    """Copies rows into padded ones, normalised if wanted; returns their largest norm."""
+    """Copies rows into padded ones, normalised if wanted.
+
+    Returns their largest norm, and whether the squares of one are NaN or overflow.
+    """
     scalar = target.dtype.type
     dim = source.shape[1]
     epsilon = scalar(_EPSILON)
     largest = scalar(0)
+    spoilt = False
     for i in range(begin, end):
         if active.size and not active[i]:
             for d in range(target.shape[1]):
@@ -44,6 +48,7 @@ def prepare_rows(source, active, target, inverses, begin, end, normalise):
         for d in range(dim):
             squares += source[i, d] * source[i, d]
         largest = max(largest, squares)
+        spoilt |= not np.isfinite(squares)
         scale = scalar(1)
         if normalise:
             # Written so that NaN goes through.
@@ -54,7 +59,7 @@ def prepare_rows(source, active, target, inverses, begin, end, normalise):
             target[i, d] = source[i, d] * scale
         for d in range(dim, target.shape[1]):
             target[i, d] = 0
-    return np.sqrt(largest)
+    return np.sqrt(largest), spoilt
 
 
 @compiled

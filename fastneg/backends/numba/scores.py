@@ -46,6 +46,8 @@ def score_tile(plan, block, worker, tile):
     any_exact = choose_references(plan, begin, rows, live, exact, positives, references, scores)
     gamma, t = scalar(plan.gamma), scalar(plan.t)
     with_bias = plan.offsets.size + plan.ids.size > 0
+    # 0 times NaN would let through what an accidental hit holds.
+    careful = plan.ids.size > 0 and _any(plan.tile_spoilt)
     gradient = plan.sums[worker]
     user, item, exps = plan.user, plan.item, plan.exps
     if plan.with_grad:
@@ -93,9 +95,13 @@ def score_tile(plan, block, worker, tile):
                     )
                 if plan.with_grad:
                     transpose(slopes, exps, exp_windows, first, begin + q)
-                    gather(
-                        gradient, q, item, item_windows, exps, exp_windows, begin + q, first, count
-                    )
+                    if careful:
+                        _gather_used(gradient, q, item, item_windows, exps, begin, first, count)
+                    else:
+                        gather(
+                            gradient, q, item, item_windows, exps, exp_windows, begin + q, first,
+                            count,
+                        )  # fmt: skip
         if sweep == 0:
             for r in range(rows):
                 for k in range(lanes):
@@ -178,6 +184,27 @@ def _finish_rows(plan, worker, tile, live, positives, references, sums, scales):
             scales[r] = weight * plan.gamma / total
             for d in range(width):
                 gradient[r, d] = scales[r] * (gradient[r, d] - scalar(negatives) * plan.item[i, d])
+
+
+@compiled
+def _gather_used(gradient, q, item, item_windows, exps, begin, first, count):
+    """As `gather`, but items whose exponential is 0 add nothing."""
+    width = item.shape[1]
+    for r in range(q, q + QUAD):
+        for k in range(first, first + count):
+            weight = exps[k, begin + r]
+            if weight != 0:
+                j = item_windows[k] // width + r
+                for d in range(width):
+                    gradient[r, d] += weight * item[j, d]
+
+
+@compiled
+def _any(flags):
+    found = False
+    for i in range(flags.size):
+        found |= flags[i]
+    return found
 
 
 @compiled

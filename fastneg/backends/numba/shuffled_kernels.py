@@ -99,6 +99,8 @@ def score_row(plan, i):
         for d in range(grad.size):
             grad[d] = weights[0] * plan.doc[i, d]
         for k in range(1, count):
+            if weights[k] == 0:
+                continue  # Nor does it in the row.
             row = plan.doc[plan.permutations[k - 1, i]]
             for d in range(grad.size):
                 grad[d] += weights[k] * row[d]

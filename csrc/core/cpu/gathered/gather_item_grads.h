@@ -10,23 +10,6 @@
 
 namespace fastneg::cpu::FASTNEG_ISA_NAMESPACE {
 
-// A few more than kStreams where they are the last: cheaper than another round.
-constexpr int64_t kMaxItemStreams = kStreams + kStreams / 2;
-
-// The same as AddWeightedRows without the terms of weight 0, for the many that there are where few rows are active.
-template <typename T>
-FASTNEG_INLINE void AddNonzero(const WeightedSum<T>& sum, int64_t dim, bool add, T* out) {
-  T weights[kMaxItemStreams + 1];
-  int64_t offsets[kMaxItemStreams + 1];
-  int64_t used = 0;
-  for (int64_t k = 0; k < sum.count; ++k) {
-    weights[used] = *sum.Weight(k);
-    offsets[used] = sum.offsets[k];
-    used += weights[used] != 0;
-  }
-  CallAddWeightedRow<T>({weights, nullptr, sum.rows, offsets, sum.row_stride, used}, dim, add, out);
-}
-
 template <typename T, typename Candidates>
 void GatherItemGradTile(const GatheredPlan& plan, const Candidates& candidates, int64_t tile) {
   const int64_t begin = tile * plan.tile_rows;

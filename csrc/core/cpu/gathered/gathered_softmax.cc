@@ -95,6 +95,9 @@ Layout LayOut(const GatheredSoftmaxArgs& args, const CandidateArray& candidates,
   plan.item_inverse = workspace->Take(b, 1, bytes);
   if (args.sampling_probability != nullptr) plan.neg_log_prob = workspace->Take(b, 1, bytes);
   if (args.embed_normed) plan.block_norms = workspace->Take(plan.num_blocks, 1, bytes);
+  if (args.candidate_ids != nullptr) {
+    plan.block_spoilt = static_cast<uint8_t*>(workspace->Take(plan.num_blocks, 1, 1));
+  }
   if (args.grad_user != nullptr) {
     plan.positive_weights = workspace->Take(b, 1, bytes);
     plan.exp_weights = workspace->Take(args.num_negatives, plan.exp_stride, bytes);

@@ -136,7 +136,9 @@ class NarrowSweep {
       const T* weights = vector.weights + q * kPerQuery;
       for (int64_t k = 0; k < n; ++k) exp_weights[k * plan_.exp_stride + i] = weights[k];
       const WeightedSum<T> sum{weights, nullptr, tile_.Item(0), vector.offsets + q * kPerQuery, 0, n};
-      if constexpr (kIsCommon<kQueries>) {
+      if (tile_.skips_zeros) {
+        AddNonzero<T>(sum, plan_.embedding_dim, first > 0, tile_.GradUser(i));
+      } else if constexpr (kIsCommon<kQueries>) {
         AddWeightedRows<T, 1>(sum, plan_.embedding_dim, first > 0, tile_.GradUser(i));
       } else {
         CallAddWeightedRow<T>(sum, plan_.embedding_dim, first > 0, tile_.GradUser(i));

@@ -77,6 +77,8 @@ struct GatheredPlan {
   void* neg_log_prob = nullptr;  // [B] -log q, or null.
   void* exp_weights = nullptr;   // [K, exp_stride] d sum / d score of every negative, or null.
   void* block_norms = nullptr;   // [num_blocks] largest norm of item rows; only where not normalised.
+  // [num_blocks]: an item row holds NaN, or numbers whose squares overflow; only with candidate_ids.
+  uint8_t* block_spoilt = nullptr;
   double* block_sums = nullptr;  // [num_blocks, 4] loss, d gamma, d margin, d t.
 };
 

@@ -29,6 +29,7 @@ template <typename T>
 struct PreparedRows {
   T inverse[kLanes<T>];  // 1 / norm; negative where epsilon took the place of the sum. 1 where not normalised.
   T norm[kLanes<T>];     // Only where not normalised.
+  bool spoilt;           // A row holds NaN, or numbers whose squares overflow.
 };
 
 template <typename T, typename Storage>
@@ -55,6 +56,7 @@ void PrepareRows(const GatheredPlan& plan, const void* matrix, int64_t matrix_st
     squares[l] = sum;
   }
   Vec<T> square = TransposedSums<T>(squares);
+  prepared->spoilt = Any<T>(square - square != T(0));
   T scales[kL];
   if (plan.normalise) {
     // Not `square >= epsilon`: a NaN has to reach the row, not to be clipped away.
@@ -188,6 +190,10 @@ void PrepareItems(void* context, int64_t tile) {
     PreparedRows<T> prepared;
     prepare(plan, plan.item_emb, plan.item_row_stride, {rows, count, static_cast<T*>(plan.item)}, &prepared);
     for (int64_t l = 0; l < count; ++l) item_inverse[j + l] = prepared.inverse[l];
+    if (plan.block_spoilt != nullptr) {
+      uint8_t* spoilt = plan.block_spoilt + j / kSumRows;
+      *spoilt = static_cast<uint8_t>((j % kSumRows != 0 && *spoilt != 0) || prepared.spoilt);
+    }
     if (!plan.normalise) {
       T* largest = block_norms + j / kSumRows;
       if (j % kSumRows == 0) *largest = 0;

@@ -39,6 +39,10 @@ class RowTile {
         largest = largest >= norms[block] ? largest : norms[block];
       item_bound *= largest;
     }
+    skips_zeros = false;
+    if (plan_.block_spoilt != nullptr) {
+      for (int64_t block = 0; block < plan_.num_blocks; ++block) skips_zeros |= plan_.block_spoilt[block] != 0;
+    }
     num_active = 0;
     T* user = static_cast<T*>(plan_.user);
     for (int64_t i = begin; i < end; ++i) {
@@ -107,6 +111,8 @@ class RowTile {
   const int64_t chunks;      // Length of prepared rows in vectors.
   const CandidateFacts<T> facts;
   const SvSoftmaxParams<T> params;
+
+  bool skips_zeros = false;  // 0 times NaN would let through what an accidental hit holds.
 
   // By row of the tile; `rows` lists the active ones.
   int64_t num_active = 0;

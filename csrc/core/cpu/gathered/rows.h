@@ -170,6 +170,23 @@ FASTNEG_NOINLINE void CallAddWeightedRow(const WeightedSum<T>& sum, int64_t dim,
   AddWeightedRows<T, 1>(sum, dim, add, out);
 }
 
+// A few more than kStreams where they are the last: cheaper than another round.
+constexpr int64_t kMaxItemStreams = kStreams + kStreams / 2;
+
+// The same as AddWeightedRows without the terms of weight 0, for the many that there are where few rows are active.
+template <typename T>
+FASTNEG_INLINE void AddNonzero(const WeightedSum<T>& sum, int64_t dim, bool add, T* out) {
+  T weights[kMaxItemStreams + 1];
+  int64_t offsets[kMaxItemStreams + 1];
+  int64_t used = 0;
+  for (int64_t k = 0; k < sum.count; ++k) {
+    weights[used] = *sum.Weight(k);
+    offsets[used] = sum.offsets[k];
+    used += weights[used] != 0;
+  }
+  CallAddWeightedRow<T>({weights, nullptr, sum.rows, offsets, sum.row_stride, used}, dim, add, out);
+}
+
 // Dots of one row that is kChunks vectors long, each reduced as soon as its loads are there. The same bits as Dots.
 template <typename T, int kChunks>
 FASTNEG_INLINE Vec<T> DotsOfRow(const T* query, const T* candidates, const int64_t* offsets) {

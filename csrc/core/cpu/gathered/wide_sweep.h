@@ -128,6 +128,7 @@ class WideSweep {
     const int64_t dim = plan_.embedding_dim;
     const WeightedSum<T> sum{pending->weights, nullptr, tile_.Item(i), pending->offsets, 0, kL};
     add |= pending->group > 0;
+    if (tile_.skips_zeros) return AddNonzero<T>(sum, dim, add, tile_.GradUser(i));
     if constexpr (kChunks > 0) {
       if (dim == kChunks * kL) {
         AddLanes<T, kChunks, true>(sum, dim, add, tile_.GradUser(i));
