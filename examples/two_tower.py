@@ -4,9 +4,12 @@
     python examples/two_tower.py --interactions ratings.csv --negatives 64
     python examples/two_tower.py --interactions gowalla_train.npz --negatives 4 32 256 1024 \
         --time-limit 3
+    python examples/two_tower.py --interactions gowalla_train.npz --loss in-batch \
+        --batch-size 2048 --gamma 12.5 --positive-out --negative-weight 1.22 --time-limit 3
 
 Both trainings start from the same tables and see the same batches and shifts. The model itself is
-in `retrieval/model.py`; which of the two losses it gets is decided in `main` below.
+in `retrieval/model.py`, how it calls a loss in `retrieval/batch_losses.py`; which of the losses it
+gets is decided in `main` below.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ["KERAS_BACKEND"] = "tensorflow"
 
 import tensorflow as tf
+from retrieval.batch_losses import BatchLoss, InBatchLoss, RolledLoss
 from retrieval.breakdown import measure_stages
 from retrieval.interactions import Interactions
 from retrieval.lazy_adam import LazyAdam
@@ -41,6 +45,12 @@ from retrieval.training import TrainingRun, train
 
 import fastneg
 
+DEFAULT_NEGATIVES = 64
+PLAIN_FORMS = {
+    "rolled": "gathered candidates and einsum",
+    "in-batch": "all scores in one matrix",
+}
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the comparison for every requested number of negatives."""
@@ -52,44 +62,58 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.backend != "auto":
         fastneg.use_backend(options.backend)
 
-    plain_title, plain_loss = plain_tensorflow(options.plain_xla)
     print(describe(data, options), flush=True)
     evaluate = RankingEvaluator(data)
     runs = []
-    for num_negatives in options.negatives:
-        common = (data, evaluate, options, num_negatives)
+    for num_negatives in options.negatives or [DEFAULT_NEGATIVES]:
+        plain_loss, fused_loss = losses(options, num_negatives)
+        common = (data, evaluate, options)
+        plain_title = "plain TensorFlow, XLA" if options.plain_xla else "plain TensorFlow"
         plain = run_once(plain_title, plain_loss, *common, time_limit_minutes=options.time_limit)
-        fused = run_once("fastneg", fastneg.softmax_loss_with_negative_mining, *common)
+        fused = run_once("fastneg", fused_loss, *common)
         runs.append((plain, fused))
     report(runs, data, options)
 
 
-def plain_tensorflow(compile_with_xla: bool) -> tuple[str, Callable[..., tf.Tensor]]:
-    """The name and the function of the loss to compare with: gathered candidates and einsum."""
-    loss_function = fastneg.reference.softmax_loss_with_negative_mining
-    if compile_with_xla:
-        return "plain TensorFlow, XLA", tf.function(loss_function, jit_compile=True)
-    return "plain TensorFlow", loss_function
+def losses(options: argparse.Namespace, num_negatives: int) -> tuple[BatchLoss, BatchLoss]:
+    """The plain loss and the fused one."""
+    name = "in_batch_softmax_loss"
+    if options.loss == "rolled":
+        name = "softmax_loss_with_negative_mining"
+    plain, fused = getattr(fastneg.reference, name), getattr(fastneg, name)
+    if options.plain_xla:
+        plain = tf.function(plain, jit_compile=True)
+
+    def loss(function: Callable[..., tf.Tensor]) -> BatchLoss:
+        if options.loss == "rolled":
+            return RolledLoss(function, num_negatives, options.gamma, options.seed)
+        return InBatchLoss(
+            function,
+            options.batch_size,
+            options.gamma,
+            positive_in_softmax=not options.positive_out,
+            negative_weight=options.negative_weight,
+            correction=options.correction,
+        )
+
+    return loss(plain), loss(fused)
 
 
 def run_once(
     title: str,
-    loss_function: Callable[..., tf.Tensor],
+    loss: BatchLoss,
     data: Interactions,
     evaluate: RankingEvaluator,
     options: argparse.Namespace,
-    num_negatives: int,
     *,
     time_limit_minutes: float | None = None,
 ) -> TrainingRun:
     """Builds, trains and measures one model."""
     model = TwoTower(
-        loss_function,
+        loss,
         num_users=data.num_users,
         num_items=data.num_items,
         width=options.width,
-        num_negatives=num_negatives,
-        gamma=options.gamma,
         item_share=None if options.no_logq else data.item_share(),
         seed=options.seed,
     )
@@ -103,13 +127,18 @@ def run_once(
 
 def describe(data: Interactions, options: argparse.Namespace) -> str:
     """What is trained on what."""
+    details = ["no logQ correction" if options.no_logq else f"{options.correction} logQ correction"]
+    if options.positive_out or options.correction == "refined":
+        details.append(
+            f"positive out of the softmax, negatives' weight {options.negative_weight:g}"
+        )
     return (
         f"{data.name}: {data.num_users:,} users, {data.num_items:,} items, {len(data.users):,} "
         f"training rows ({100 * data.labels.mean():.0f}% clicks), "
         f"{len(data.held_out_users):,} held-out clicks\n"
-        f"batch {options.batch_size}, width {options.width}, gamma {options.gamma:g}, lazy Adam "
-        f"{options.learning_rate:g}, {options.epochs} epochs, "
-        f"{'no logQ correction' if options.no_logq else 'logQ correction'}"
+        f"{options.loss} loss, batch {options.batch_size}, width {options.width}, "
+        f"gamma {options.gamma:g}, lazy Adam {options.learning_rate:g}, {options.epochs} epochs, "
+        + ", ".join(details)
     )
 
 
@@ -121,7 +150,7 @@ def report(
     """Prints the tables and draws the picture."""
     every_run = [run for pair in runs for run in pair]
     print(f"\n{results_table(every_run)}\n")
-    print(f"{runs[0][0].title} is fastneg.reference, gathered candidates and einsum.")
+    print(f"{runs[0][0].title} is fastneg.reference: {PLAIN_FORMS[options.loss]}.")
     print("\n".join(comparison(plain, fused) for plain, fused in runs))
     print(f"\nWhere a training step's time goes:\n{stages_table(every_run)}\n")
     try:
@@ -138,16 +167,40 @@ def argument_parser() -> argparse.ArgumentParser:
     add_data_option(parser)
     add = parser.add_argument
     add(
+        "--loss",
+        default="rolled",
+        choices=["rolled", "in-batch"],
+        help="K negatives for each row, softmax_loss_with_negative_mining, or all other items of "
+        "the batch, in_batch_softmax_loss",
+    )
+    add(
         "--negatives",
         type=int,
         nargs="+",
-        default=[64],
         metavar="K",
-        help="negatives per row, one or several; several are drawn as recall against minutes "
-        "(the plain loss takes about 10 x batch x K x width bytes)",
+        help=f"negatives per row of the rolled loss ({DEFAULT_NEGATIVES}), one or several; several "
+        "are drawn as recall against minutes (the plain loss takes about 10 x batch x K x width "
+        "bytes)",
     )
-    add("--gamma", type=float, default=10.0, help="scale of the cosines")
+    add("--gamma", type=float, default=10.0, help="scale of the cosines, 1 / temperature")
     add("--no-logq", action="store_true", help="train without the logQ correction")
+    add(
+        "--correction",
+        default="standard",
+        choices=["standard", "refined"],
+        help="how the in-batch loss corrects for popular items serving as negatives more often",
+    )
+    add(
+        "--positive-out",
+        action="store_true",
+        help="take the positive out of the in-batch loss's softmax",
+    )
+    add(
+        "--negative-weight",
+        type=float,
+        default=1.0,
+        help="of the negatives' part of the in-batch loss, with --positive-out",
+    )
     add("--plain-xla", action="store_true", help="compile the plain loss with XLA")
     add_training_options(parser, num_epochs=30, learning_rate=2e-3, output="two_tower.png")
     return parser
@@ -156,14 +209,29 @@ def argument_parser() -> argparse.ArgumentParser:
 def check_options(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
     """Ends the program with a message if the options do not fit together."""
     check_training_options(parser, options)
-    for num_negatives in options.negatives:
-        require(
-            parser,
-            1 <= num_negatives < options.batch_size,
-            f"argument --negatives must lie in 1 .. batch size - 1 = {options.batch_size - 1}",
-            num_negatives,
-        )
     require_positive(parser, options, "gamma")
+    if options.loss == "rolled":
+        for num_negatives in options.negatives or []:
+            require(
+                parser,
+                1 <= num_negatives < options.batch_size,
+                f"argument --negatives must lie in 1 .. batch size - 1 = {options.batch_size - 1}",
+                num_negatives,
+            )
+        changed = options.positive_out or options.negative_weight != 1
+        changed |= options.correction != "standard"
+        requirement = "--positive-out, --negative-weight, --correction are for --loss in-batch"
+        require(parser, not changed, requirement, "--loss rolled")
+        return
+    requirement = "argument --negatives is for --loss rolled: the other takes all of the batch"
+    require(parser, options.negatives is None, requirement, options.negatives)
+    require_positive(parser, options, "negative_weight")
+    refined = options.correction == "refined"
+    requirement = "argument --negative-weight needs --positive-out or --correction refined"
+    is_out = refined or options.positive_out
+    require(parser, is_out or options.negative_weight == 1, requirement, options.negative_weight)
+    requirement = "argument --correction refined corrects by logQ"
+    require(parser, not (refined and options.no_logq), requirement, "--no-logq")
 
 
 if __name__ == "__main__":

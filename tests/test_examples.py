@@ -18,6 +18,7 @@ import large_table
 import tensorflow as tf
 import two_tower
 from retrieval import (
+    batch_losses,
     breakdown,
     clicks,
     interactions,
@@ -117,6 +118,35 @@ class TestTwoTower:
         if HAVE_MATPLOTLIB:
             assert (ratings_csv.parent / "curves.png").read_bytes().startswith(PNG_MAGIC)
 
+    @pytest.mark.parametrize(
+        "options",
+        [
+            [],
+            ["--no-logq", "--positive-out", "--negative-weight", "1.2"],
+            ["--correction", "refined"],
+        ],
+    )
+    def test_all_of_the_batch(self, ratings_csv, capsys, options):
+        files = ["--interactions", str(ratings_csv), "--output", str(ratings_csv.parent / "c.png")]
+        small = [
+            "--loss",
+            "in-batch",
+            "--epochs",
+            "2",
+            "--batch-size",
+            "64",
+            "--width",
+            "8",
+            "--evaluations",
+            "2",
+        ]
+        two_tower.main([*files, *small, *options])
+        printed = capsys.readouterr().out
+        (difference,) = re.findall(r"the loss curves differ by at most (\S+)", printed)
+        assert float(difference) < 1e-5
+        assert "in-batch loss, batch 64" in printed
+        assert "B-1=63" in printed
+
     def test_time_limit_ends_the_plain_training_and_is_told(self, ratings_csv, capsys):
         two_tower.main(self.options(ratings_csv, "--time-limit", "1e-9", "--no-logq"))
         printed = capsys.readouterr().out
@@ -130,6 +160,8 @@ class TestTwoTower:
             (["--negatives", "64"], "--negatives must lie in 1 .. batch size - 1 = 63"),
             (["--negatives", "0"], "--negatives must lie in 1"),
             (["--gamma", "nan"], "--gamma must be a finite number above 0. Received: nan"),
+            (["--positive-out"], "--correction are for --loss in-batch. Received: --loss rolled"),
+            (["--loss", "in-batch"], "--negatives is for --loss rolled"),
             *BAD_ARGUMENTS,
         ],
     )
@@ -137,6 +169,19 @@ class TestTwoTower:
         with pytest.raises(SystemExit) as stop:
             two_tower.main(self.options(ratings_csv, *arguments))
         assert stop.value.code == 2
+        assert message in capsys.readouterr().err
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (["--negative-weight", "2"], "--negative-weight needs --positive-out"),
+            (["--negative-weight", "0"], "--negative-weight must be a finite number above 0"),
+            (["--correction", "refined", "--no-logq"], "--correction refined corrects by logQ"),
+        ],
+    )
+    def test_bad_arguments_of_the_in_batch_loss(self, capsys, arguments, message):
+        with pytest.raises(SystemExit):
+            two_tower.main(["--loss", "in-batch", *arguments])
         assert message in capsys.readouterr().err
 
 
@@ -340,19 +385,20 @@ class TestLazyAdam:
         np.testing.assert_array_equal(changed, [True, True, False, False])
 
 
-def small_model(loss_function, num_negatives=7):
-    """A compiled model of 30 users and 20 items."""
-    sizes = {"num_users": 30, "num_items": 20, "width": 6, "num_negatives": num_negatives}
-    towers = model.TwoTower(loss_function, **sizes, gamma=5.0, item_share=None, seed=4)
-    towers.compile(optimizer=lazy_adam.LazyAdam(0.01), jit_compile=False)
-    return towers
-
-
-def test_keras_fit_trains_the_model():
+@pytest.mark.parametrize("loss", ["rolled", "in-batch"])
+def test_keras_fit_trains_the_model(loss):
     rng = np.random.default_rng(0)
     users, items = rng.integers(0, 30, 250), rng.integers(0, 20, 250)
     rows = tf.data.Dataset.from_tensor_slices((users, items, np.ones(250, "f4"))).batch(50)
-    towers = small_model(fastneg.softmax_loss_with_negative_mining)
+    if loss == "rolled":
+        function = fastneg.softmax_loss_with_negative_mining
+        batch_loss = batch_losses.RolledLoss(function, num_negatives=7, gamma=5.0, seed=4)
+    else:
+        options = {"positive_in_softmax": False, "negative_weight": 1.2, "correction": "standard"}
+        batch_loss = batch_losses.InBatchLoss(fastneg.in_batch_softmax_loss, 50, 5.0, **options)
+    sizes = {"num_users": 30, "num_items": 20, "width": 6}
+    towers = model.TwoTower(batch_loss, **sizes, item_share=None, seed=4)
+    towers.compile(optimizer=lazy_adam.LazyAdam(0.01), jit_compile=False)
     losses = towers.fit(rows, epochs=5, verbose=0, shuffle=False).history["loss"]
     assert losses[-1] < losses[0]
 

@@ -1,13 +1,12 @@
-"""A two-tower model: user embedding, item embedding, softmax over in-batch negatives."""
+"""A two-tower model: user embedding, item embedding, loss over the items of the batch."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from .batch_losses import BatchLoss
 from .breakdown import Stage
 from .lazy_adam import sum_duplicate_rows
 
@@ -31,39 +30,31 @@ class EmbeddingTable(keras.layers.Layer):
 
 
 class TwoTower(keras.Model):
-    """Matrix factorisation as two towers, trained by one of the two losses of the same signature.
+    """Matrix factorisation as two towers, trained by a loss over the items of its batch.
 
     Args:
-        loss_function: `fastneg.softmax_loss_with_negative_mining` or the plain TensorFlow one of
-            `fastneg.reference`.
-        num_negatives: in-batch negatives per row.
-        gamma: scale of the cosines.
+        loss: what a batch costs.
         item_share: float [num_items], how likely each item is to be drawn into a batch, up to a
             constant factor, for the logQ correction; None for no correction.
-        seed: of the initial tables and of the shifts, which are the same for either loss.
+        seed: of the initial tables.
     """
-
-    negatives_symbol = "K"
 
     def __init__(
         self,
-        loss_function: Callable[..., tf.Tensor],
+        loss: BatchLoss,
         *,
         num_users: int,
         num_items: int,
         width: int,
-        num_negatives: int,
-        gamma: float,
         item_share: np.ndarray | None,
         seed: int,
     ) -> None:
         """Creates both towers."""
         super().__init__()
-        self.loss_function = loss_function
-        self.num_negatives = num_negatives
-        self.gamma = gamma
+        self.loss_of_batch = loss
+        self.num_negatives = loss.num_negatives
+        self.negatives_symbol = loss.negatives_symbol
         self.item_share = None if item_share is None else tf.constant(item_share)
-        self.seed = seed
         self.mean_loss = keras.metrics.Mean(name="loss")
         self.user_tower = EmbeddingTable(num_users, width, seed, name="users")
         self.item_tower = EmbeddingTable(num_items, width, seed + 1, name="items")
@@ -73,31 +64,17 @@ class TwoTower(keras.Model):
         users, items = inputs
         return self.user_tower(users), self.item_tower(items)
 
-    def batch_loss(self, user_emb, item_emb, items, labels, shifts):
+    def batch_loss(self, user_emb, item_emb, items, labels):
         """The loss of one batch whose rows have been embedded."""
         share = None if self.item_share is None else tf.gather(self.item_share, items)
-        return self.loss_function(
-            user_emb,
-            item_emb,
-            labels,
-            gamma=self.gamma,
-            shifts=shifts,
-            candidate_sampling_probability=share,
-        )
-
-    def draw_shifts(self, batch_size, step):
-        """The shifts of training step `step`: K integers in 1 .. batch_size - 1."""
-        seed = tf.stack([tf.cast(self.seed, tf.int64), tf.cast(step, tf.int64)])
-        return tf.random.stateless_uniform(
-            [self.num_negatives], seed, 1, tf.cast(batch_size, tf.int64), tf.int64
-        )
+        step = self.optimizer.iterations
+        return self.loss_of_batch(user_emb, item_emb, items, labels, share, step)
 
     def optimise(self, users, items, labels):
         """One training step on [B] ids and labels; returns the loss before it."""
-        shifts = self.draw_shifts(tf.shape(users)[0], self.optimizer.iterations)
         with tf.GradientTape() as tape:
             user_emb, item_emb = self((users, items))
-            loss = self.batch_loss(user_emb, item_emb, items, labels, shifts)
+            loss = self.batch_loss(user_emb, item_emb, items, labels)
         variables = self.trainable_variables
         self.optimizer.apply(tape.gradient(loss, variables), variables)
         return loss
@@ -121,10 +98,9 @@ class TwoTower(keras.Model):
 
         def loss(users, items, labels):
             user_emb, item_emb = self((users, items))
-            shifts = self.draw_shifts(tf.shape(users)[0], self.optimizer.iterations)
             with tf.GradientTape() as tape:
                 tape.watch((user_emb, item_emb))
-                loss = self.batch_loss(user_emb, item_emb, items, labels, shifts)
+                loss = self.batch_loss(user_emb, item_emb, items, labels)
             grad_user, grad_item = tape.gradient(loss, (user_emb, item_emb))
             return loss + grad_user[0, 0] + grad_item[0, 0]
 
