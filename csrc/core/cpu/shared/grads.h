@@ -16,7 +16,7 @@ template <typename T>
 void CandidateGrads(void* context, int64_t index) {
   const FlushDenormals flush;
   const SharedPlan& plan = *static_cast<const SharedPlan*>(context);
-  constexpr int64_t kWidth = kPanelWidth<T>;
+  constexpr int64_t kWidth = kWidthOfPanel<T>;
   const int64_t round = index / plan.num_panels, panel = index % plan.num_panels;
   const int64_t begin = round * plan.blocks_per_round;
   const int64_t end = begin + plan.blocks_per_round < plan.num_blocks ? begin + plan.blocks_per_round : plan.num_blocks;
@@ -35,7 +35,7 @@ void CandidateGrads(void* context, int64_t index) {
   }
   if (plan.grad_offsets == nullptr) return;
   T* grad_offsets = static_cast<T*>(plan.grad_offsets) + panel * kWidth;
-  const int64_t panel_vecs = PanelVecs(plan.num_sampled, panel, kLanes<T>);
+  const int64_t panel_vecs = VecsOfPanel<T>(plan.num_sampled, panel);
   for (int64_t b = begin; b < end; ++b) {
     const Block<T> block(plan, b);
     for (int64_t v = 0; v < panel_vecs; ++v) {

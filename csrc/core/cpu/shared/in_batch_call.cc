@@ -3,34 +3,13 @@
 #include <algorithm>
 #include <cstring>
 
-#include "core/cpu/shared/plan.h"
+#include "core/cpu/shared/blocks.h"
 #include "core/sizes.h"
 
 namespace fastneg::cpu {
 namespace {
 
 constexpr int64_t kLargestCount = (int64_t{1} << 31) - 2;  // Candidates are counted in int32.
-
-// Scratch of a round, or twice as many blocks as there are threads if that is more; but not so much more that they
-// would outgrow the larger bound and what the inputs take.
-constexpr int64_t kRoundBytes = 2 << 20;
-constexpr int kBlocksPerThread = 2;
-constexpr int64_t kMaxRoundBytes = 64 << 20;
-// A block's exponentials should not be larger: they are read once more, best from the last-level cache.
-constexpr int64_t kMaxBlockBytes = 4 << 20;
-
-// Rows of a block: as many as make reading all candidates worth it, fewer where the batch is too small to occupy
-// several threads or the candidates so many that their exponentials would not stay in a cache.
-int64_t BlockRows(int64_t batch_size, int64_t row_bytes) {
-  constexpr int64_t kLargeBatch = 16 * kMaxBlockRows;
-  int64_t rows = batch_size >= kLargeBatch ? kMaxBlockRows : kMaxBlockRows / 2;
-  while (rows > kMinBlockRows && (rows * 8 > batch_size || rows * row_bytes > kMaxBlockBytes)) rows /= 2;
-  return rows;
-}
-
-// Whether rows at such a distance fall into so few sets of the first-level cache that those of a tile push each other
-// out: products are up to a sixth slower then.
-bool ShareSets(int64_t row_bytes) { return row_bytes % (4 * kLineBytes) == 0; }
 
 }  // namespace
 
@@ -77,8 +56,7 @@ InBatchPlan InBatchLayout::LayOut(const InBatchScoresArgs& args, const InBatchKe
   plan.batch_size = args.batch_size;
   plan.num_candidates = args.num_candidates;
   plan.embedding_dim = args.embedding_dim;
-  plan.dim_stride = RoundUp(std::max<int64_t>(args.embedding_dim, 1), kLineBytes / element);
-  if (ShareSets(plan.dim_stride * element)) plan.dim_stride += kLineBytes / element;
+  plan.dim_stride = PreparedStride(args.embedding_dim, element);
   plan.dtype = args.dtype;
   plan.queries = args.queries;
   plan.candidates = args.candidates;
@@ -94,16 +72,13 @@ InBatchPlan InBatchLayout::LayOut(const InBatchScoresArgs& args, const InBatchKe
   plan.num_panels = CeilDiv(args.num_candidates, plan.panel_width);
   const int64_t padded = plan.num_panels * plan.panel_width;
   const int64_t row_scores = keeps_panels ? padded : plan.panel_width;
-  plan.block_rows = BlockRows(args.batch_size, row_scores * element);
-  plan.num_blocks = CeilDiv(args.batch_size, plan.block_rows);
-  const int64_t block_bytes = plan.block_rows * (row_scores + 2 * plan.dim_stride) * element + block_extra_bytes;
-  const int64_t threads = std::max(args.executor.num_threads, 1);
-  const int64_t wanted = std::max<int64_t>(kRoundBytes / block_bytes, kBlocksPerThread * threads);
   const double inputs = static_cast<double>(args.batch_size + args.num_candidates);
-  const double input_bytes = inputs * static_cast<double>(plan.dim_stride * element);
-  const double allowed = std::max(static_cast<double>(kMaxRoundBytes), input_bytes) / static_cast<double>(block_bytes);
-  const int64_t most = std::min(plan.num_blocks, static_cast<int64_t>(allowed));
-  plan.blocks_per_round = std::clamp<int64_t>(wanted, 1, std::max<int64_t>(most, 1));
+  const Blocks blocks = CutIntoBlocks(args.batch_size, args.executor.num_threads,
+                                      {row_scores * element, 2 * plan.dim_stride * element, block_extra_bytes,
+                                       inputs * static_cast<double>(plan.dim_stride * element)});
+  plan.block_rows = blocks.rows;
+  plan.num_blocks = blocks.count;
+  plan.blocks_per_round = blocks.per_round;
 
   // Whole vectors of rows that are as the passes want them are not copied.
   const int64_t lanes = kLineBytes / element;  // Of the widest vectors.

@@ -69,7 +69,7 @@ struct InBatchPlan {
   int32_t* ranks = nullptr;     // [B]
 
   // Workspace, by candidate. `padded` stands for num_panels * panel_width.
-  void* panels = nullptr;      // [num_panels, panel_width * D] candidates, transposed.
+  void* panels = nullptr;      // [num_panels, panel_width * D] candidates, transposed tile by tile.
   const void* rows = nullptr;  // [C, row_stride], or the candidates themselves where they are fit for it.
   int64_t row_stride = 0;
   bool copies_rows = true;    // Rows are written by the first pass.

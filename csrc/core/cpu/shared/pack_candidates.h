@@ -3,15 +3,10 @@
 #define FASTNEG_CORE_CPU_SHARED_PACK_CANDIDATES_H_
 
 #include "core/cpu/runtime/flush_denormals.h"
+#include "core/cpu/shared/panels.h"
 #include "core/cpu/shared/plan.h"
-#include "core/cpu/simd/convert.h"
-#include "core/cpu/simd/matrix_tiles.h"
-#include "core/cpu/simd/simd_math.h"
 
 namespace fastneg::cpu::FASTNEG_ISA_NAMESPACE {
-
-template <typename T>
-constexpr int kPanelWidth = kTileVecs * kLanes<T>;
 
 // Calls f with a null pointer to the storage type of `dtype`, whose compute type is T.
 template <typename T, typename F>
@@ -40,7 +35,7 @@ template <typename T>
 void PackCandidates(void* context, int64_t panel) {
   const FlushDenormals flush;
   const SharedPlan& plan = *static_cast<const SharedPlan*>(context);
-  constexpr int64_t kWidth = kPanelWidth<T>;
+  constexpr int64_t kWidth = kWidthOfPanel<T>, kTile = kWidthOfTile<T>;
   const int64_t first = panel * kWidth;
   const int64_t count = plan.num_sampled - first < kWidth ? plan.num_sampled - first : kWidth;
   const int64_t dim = plan.embedding_dim;
@@ -75,7 +70,8 @@ void PackCandidates(void* context, int64_t panel) {
           }
         }
         Transpose<T>(square);
-        for (int64_t l = 0; l < valid; ++l) Store(columns + (d + l) * kWidth + group, square[l]);
+        T* tile = columns + group / kTile * dim * kTile + group % kTile;
+        for (int64_t l = 0; l < valid; ++l) Store(tile + (d + l) * kTile, square[l]);
       });
     }
   });

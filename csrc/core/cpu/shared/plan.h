@@ -27,7 +27,7 @@ struct SharedPlan {
   int64_t num_true = 0;       // Positives of a row.
   int64_t num_sampled = 0;    // S
   int64_t num_rows = 0;       // U: distinct table rows.
-  int64_t dim_stride = 0;     // Of prepared rows: D rounded up to whole 64-byte lines.
+  int64_t dim_stride = 0;     // Of prepared rows: D rounded up to whole 64-byte lines, or one more.
 
   int64_t panel_width = 0;  // Candidates that are scored side by side, from SharedKernels.
   int64_t num_panels = 0;
@@ -58,7 +58,7 @@ struct SharedPlan {
   int32_t* last_sampled = nullptr;      // [U] last candidate that is the row, or -1; null: accidental hits stay.
   int32_t* occurrences = nullptr;       // Labels (i num_true + t) and candidates (B num_true + s) by the row they are.
   int32_t* first_occurrence = nullptr;  // [U + 1]
-  void* panels = nullptr;               // [num_panels, D, panel_width] candidates, transposed.
+  void* panels = nullptr;               // [num_panels, panel_width * D] candidates, transposed tile by tile.
   void* candidates = nullptr;           // [num_panels * panel_width, dim_stride]; only for gradients.
   void* offsets = nullptr;              // [num_panels * panel_width] bias - log expected count; -inf behind the end.
   void* true_coefficients = nullptr;    // [B, num_true] d loss / d logit of the positives.

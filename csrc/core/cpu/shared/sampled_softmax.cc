@@ -7,6 +7,7 @@
 #include "core/cpu/runtime/flush_denormals.h"
 #include "core/cpu/runtime/huge_pages.h"
 #include "core/cpu/runtime/phases.h"
+#include "core/cpu/shared/blocks.h"
 #include "core/cpu/shared/plan.h"
 #include "core/sizes.h"
 #include "core/workspace.h"
@@ -18,13 +19,6 @@ using cpu::SharedPlan;
 
 constexpr int64_t kLargestCount = (int64_t{1} << 31) - 1;  // Labels and candidates are counted in int32.
 
-// Scratch of a round, or twice as many blocks as there are threads if that is more; but not so much more that they
-// would outgrow the larger bound and what the inputs take.
-constexpr int64_t kRoundBytes = 2 << 20;
-constexpr int kBlocksPerThread = 2;
-constexpr int64_t kMaxRoundBytes = 64 << 20;
-// A block's exponentials should not be larger: they are read once more, best from the last-level cache.
-constexpr int64_t kMaxBlockBytes = 4 << 20;
 constexpr int64_t kScatterRows = 256;
 
 bool IsDouble(DType dtype) { return ComputeType(dtype) == DType::kFloat64; }
@@ -68,15 +62,6 @@ Status CheckRows(const SampledSoftmaxArgs& args) {
   return Status::kIdOutOfRange;
 }
 
-// Rows of a block: as many as make reading all candidates worth it, fewer where the batch is too small to occupy
-// several threads or the candidates so many that their exponentials would not stay in a cache.
-int64_t BlockRows(const SampledSoftmaxArgs& args, int64_t row_bytes) {
-  constexpr int64_t kLargeBatch = 16 * cpu::kMaxBlockRows;
-  int64_t rows = args.batch_size >= kLargeBatch ? cpu::kMaxBlockRows : cpu::kMaxBlockRows / 2;
-  while (rows > cpu::kMinBlockRows && (rows * 8 > args.batch_size || rows * row_bytes > kMaxBlockBytes)) rows /= 2;
-  return rows;
-}
-
 // Sizes of the plan, and its arrays cut from `workspace`.
 SharedPlan LayOut(const SampledSoftmaxArgs& args, const cpu::SharedKernels& kernels, Workspace* workspace) {
   SharedPlan plan;
@@ -89,19 +74,17 @@ SharedPlan LayOut(const SampledSoftmaxArgs& args, const cpu::SharedKernels& kern
   plan.num_true = args.num_true;
   plan.num_sampled = args.num_sampled;
   plan.num_rows = args.num_rows;
-  plan.dim_stride = RoundUp(std::max<int64_t>(args.embedding_dim, 1), kLineBytes / element);
+  plan.dim_stride = cpu::PreparedStride(args.embedding_dim, element);
   plan.panel_width = kernels.panel_width[is_double];
   plan.num_panels = CeilDiv(args.num_sampled, plan.panel_width);
   const int64_t padded = plan.num_panels * plan.panel_width;
-  plan.block_rows = BlockRows(args, padded * element);
-  plan.num_blocks = CeilDiv(b, plan.block_rows);
-  const int64_t block_bytes = plan.block_rows * (padded + 2 * plan.dim_stride) * element;
-  const int64_t wanted =
-      std::max<int64_t>(kRoundBytes / block_bytes, int64_t{kBlocksPerThread} * std::max(args.executor.num_threads, 1));
-  const double input_bytes = static_cast<double>(b + args.num_sampled) * static_cast<double>(plan.dim_stride * element);
-  const double allowed = std::max(static_cast<double>(kMaxRoundBytes), input_bytes) / static_cast<double>(block_bytes);
-  const int64_t most = std::min(plan.num_blocks, static_cast<int64_t>(allowed));
-  plan.blocks_per_round = std::clamp<int64_t>(wanted, 1, std::max<int64_t>(most, 1));
+  const double inputs = static_cast<double>(b + args.num_sampled);
+  const cpu::Blocks blocks = cpu::CutIntoBlocks(
+      b, args.executor.num_threads,
+      {padded * element, 2 * plan.dim_stride * element, 0, inputs * static_cast<double>(plan.dim_stride * element)});
+  plan.block_rows = blocks.rows;
+  plan.num_blocks = blocks.count;
+  plan.blocks_per_round = blocks.per_round;
   plan.scatter_rows = kScatterRows;
 
   const bool any_grad = args.grad_inputs != nullptr || args.grad_rows != nullptr;

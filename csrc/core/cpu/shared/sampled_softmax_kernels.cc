@@ -8,7 +8,7 @@ namespace fastneg::cpu::FASTNEG_ISA_NAMESPACE {
 
 extern const SharedKernels kSampledSoftmaxKernels;
 const SharedKernels kSampledSoftmaxKernels = {
-    {kPanelWidth<float>, kPanelWidth<double>},         {PackCandidates<float>, PackCandidates<double>},
+    {kWidthOfPanel<float>, kWidthOfPanel<double>},     {PackCandidates<float>, PackCandidates<double>},
     {ScoreBlock<float>, ScoreBlock<double>},           {CandidateGrads<float>, CandidateGrads<double>},
     {ScatterRowGrads<float>, ScatterRowGrads<double>},
 };

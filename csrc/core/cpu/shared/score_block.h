@@ -11,9 +11,6 @@
 
 namespace fastneg::cpu::FASTNEG_ISA_NAMESPACE {
 
-// Dimensions of a candidate panel that stay in the first-level cache together.
-constexpr int64_t kDepthBytes = 32 << 10;
-
 // The slot of one block: pointers into the plan's workspace.
 template <typename T>
 struct Block {
@@ -28,7 +25,7 @@ struct Block {
     rows = plan.block_rows;
     first = block * rows;
     count = plan.batch_size - first < rows ? plan.batch_size - first : rows;
-    exponentials = static_cast<T*>(plan.exponentials) + slot * plan.num_panels * rows * kPanelWidth<T>;
+    exponentials = static_cast<T*>(plan.exponentials) + slot * plan.num_panels * rows * kWidthOfPanel<T>;
     inputs = static_cast<T*>(plan.block_inputs) + slot * rows * plan.dim_stride;
     grads = static_cast<T*>(plan.block_grads) + slot * rows * plan.dim_stride;
     true_logits = static_cast<T*>(plan.block_true) + slot * rows * plan.num_true;
@@ -38,13 +35,8 @@ struct Block {
     next_hit = plan.block_next_hit + slot * rows * plan.num_true;
   }
 
-  T* Panel(int64_t panel) const { return exponentials + panel * rows * kPanelWidth<T>; }
+  T* Panel(int64_t panel) const { return exponentials + panel * rows * kWidthOfPanel<T>; }
 };
-
-FASTNEG_INLINE int64_t PanelVecs(int64_t num_candidates, int64_t panel, int64_t lanes) {
-  const int64_t vecs = (num_candidates - panel * kTileVecs * lanes + lanes - 1) / lanes;
-  return vecs < kTileVecs ? vecs : kTileVecs;
-}
 
 // Inputs widened to the compute type, and the logits of the positives.
 template <typename T>
@@ -97,7 +89,7 @@ FASTNEG_INLINE void ListHits(const SharedPlan& plan, const Block<T>& block) {
   for (int64_t entry = 0; entry < block.count * plan.num_true; ++entry) {
     const int64_t hit = plan.last_sampled[labels[entry]];
     if (hit < 0) continue;
-    int32_t* head = block.first_hit + hit / kPanelWidth<T>;
+    int32_t* head = block.first_hit + hit / kWidthOfPanel<T>;
     block.next_hit[entry] = *head;
     *head = static_cast<int32_t>(entry);
   }
@@ -108,73 +100,42 @@ template <typename T>
 FASTNEG_INLINE void RemoveHits(const SharedPlan& plan, const Block<T>& block, int64_t panel) {
   const int32_t* labels = plan.label_rows + block.first * plan.num_true;
   for (int64_t entry = block.first_hit[panel]; entry >= 0; entry = block.next_hit[entry]) {
-    const int64_t lane = plan.last_sampled[labels[entry]] % kPanelWidth<T>;
-    block.Panel(panel)[entry / plan.num_true * kPanelWidth<T> + lane] = -T(__builtin_huge_val());
+    const int64_t lane = plan.last_sampled[labels[entry]] % kWidthOfPanel<T>;
+    block.Panel(panel)[entry / plan.num_true * kWidthOfPanel<T> + lane] = -T(__builtin_huge_val());
   }
-}
-
-// f(first, v) for the vectors of whole panels, unrolled, and for those of the last one.
-template <typename F>
-FASTNEG_INLINE void ForVecs(int64_t vecs, F f) {
-  if (vecs == kTileVecs) {
-#pragma GCC unroll 4
-    for (int v = 0; v < kTileVecs; ++v) f(v);
-  } else {
-    for (int64_t v = 0; v < vecs; ++v) f(v);
-  }
-}
-
-// The largest of the lanes of each of kLanes vectors.
-template <typename T>
-FASTNEG_INLINE Vec<T> LargestOfEach(const T* lanes) {
-  Vec<T> v[kLanes<T>];
-  for (int l = 0; l < kLanes<T>; ++l) v[l] = Load(lanes + l * kLanes<T>);
-  Transpose<T>(v);
-  for (int l = 1; l < kLanes<T>; ++l) v[0] = Max<T>(v[l], v[0]);
-  return v[0];
 }
 
 // Logits of one panel's candidates, -inf for accidental hits.
 template <typename T>
 FASTNEG_INLINE void ScorePanel(const SharedPlan& plan, const Block<T>& block, int64_t panel) {
-  constexpr int64_t kWidth = kPanelWidth<T>;
-  constexpr int64_t kDepth = kDepthBytes / (kWidth * static_cast<int64_t>(sizeof(T)));
-  const int64_t dim = plan.embedding_dim;
-  const int64_t vecs = PanelVecs(plan.num_sampled, panel, kLanes<T>);
-  const T* columns = static_cast<const T*>(plan.panels) + panel * dim * kWidth;
+  constexpr int64_t kWidth = kWidthOfPanel<T>;
+  const int64_t vecs = VecsOfPanel<T>(plan.num_sampled, panel);
+  const T* columns = static_cast<const T*>(plan.panels) + panel * plan.embedding_dim * kWidth;
   const T* offsets = static_cast<const T*>(plan.offsets) + panel * kWidth;
-  T* logits = block.Panel(panel);
-  const int64_t depth = dim < kDepth ? dim : kDepth;
-  MultiplyPanel<T, Write::kSet>({block.inputs, plan.dim_stride, 1, columns, kWidth, depth}, block.count, vecs, offsets,
-                                logits, kWidth);
-  for (int64_t d = depth; d < dim; d += kDepth) {
-    const int64_t rest = dim - d < kDepth ? dim - d : kDepth;
-    MultiplyPanel<T, Write::kAdd>({block.inputs + d, plan.dim_stride, 1, columns + d * kWidth, kWidth, rest},
-                                  block.count, vecs, nullptr, logits, kWidth);
-  }
+  MultiplyByPanel<T>(block.inputs, plan.dim_stride, columns, plan.embedding_dim, block.count, vecs, offsets,
+                     block.Panel(panel));
   if (plan.last_sampled != nullptr) RemoveHits(plan, block, panel);
 }
 
 // Each row's largest logit among its positives and the candidates of the first `num_panels` panels.
 template <typename T>
 FASTNEG_INLINE void FindMaxima(const SharedPlan& plan, const Block<T>& block, int64_t num_panels) {
-  constexpr int64_t kWidth = kPanelWidth<T>;
+  constexpr int64_t kWidth = kWidthOfPanel<T>;
   T largest[kMaxBlockRows * kLanes<T>];
-  const Vec<T> lowest = Broadcast<T>(-T(__builtin_huge_val()));
-  for (int64_t r = 0; r < block.rows; ++r) Store(largest + r * kLanes<T>, lowest);
+  for (int64_t r = 0; r < block.rows; ++r) Store(largest + r * kLanes<T>, kMinusInfinity<T>);
   for (int64_t panel = 0; panel < num_panels; ++panel) {
-    const int64_t vecs = PanelVecs(plan.num_sampled, panel, kLanes<T>);
+    const int64_t vecs = VecsOfPanel<T>(plan.num_sampled, panel);
     const T* logits = block.Panel(panel);
     for (int64_t r = 0; r < block.count; ++r) {
       Vec<T> maximum = Load(largest + r * kLanes<T>);
-      ForVecs(vecs, [&](int64_t v) FASTNEG_LAMBDA_INLINE {
+      ForPanelVecs(vecs, [&](int64_t v) FASTNEG_LAMBDA_INLINE {
         maximum = Max<T>(Load(logits + r * kWidth + v * kLanes<T>), maximum);
       });
       Store(largest + r * kLanes<T>, maximum);
     }
   }
   for (int64_t r = 0; r < block.count; r += kLanes<T>) {
-    Vec<T> maximum = LargestOfEach<T>(largest + r * kLanes<T>);
+    Vec<T> maximum = LargestLanes<T>(largest + r * kLanes<T>);
     for (int64_t t = 0; t < plan.num_true; ++t) maximum = Max<T>(Load(block.true_logits + t * block.rows + r), maximum);
     Store(block.maxima + r, maximum);
   }
@@ -184,14 +145,14 @@ FASTNEG_INLINE void FindMaxima(const SharedPlan& plan, const Block<T>& block, in
 // large that they would overflow are cut where the sum tells of it.
 template <typename T>
 FASTNEG_INLINE void ExponentiatePanel(const SharedPlan& plan, const Block<T>& block, int64_t panel, T* partial) {
-  constexpr int64_t kWidth = kPanelWidth<T>;
-  const int64_t vecs = PanelVecs(plan.num_sampled, panel, kLanes<T>);
+  constexpr int64_t kWidth = kWidthOfPanel<T>;
+  const int64_t vecs = VecsOfPanel<T>(plan.num_sampled, panel);
   const Vec<T> highest = Broadcast<T>(MathConstants<T>::kExpHighest);
   T* values = block.Panel(panel);
   for (int64_t r = 0; r < block.count; ++r) {
     const Vec<T> reference = Broadcast(block.maxima[r]);
     Vec<T> sum = Load(partial + r * kLanes<T>);
-    ForVecs(vecs, [&](int64_t v) FASTNEG_LAMBDA_INLINE {
+    ForPanelVecs(vecs, [&](int64_t v) FASTNEG_LAMBDA_INLINE {
       T* value = values + r * kWidth + v * kLanes<T>;
       const Vec<T> e = Exp<T>(Min<T>(highest, Load(value) - reference));
       Store(value, e);
@@ -204,7 +165,7 @@ FASTNEG_INLINE void ExponentiatePanel(const SharedPlan& plan, const Block<T>& bl
 // What the inputs get of one panel's candidates, added to block.grads; set by the first panel.
 template <typename T>
 FASTNEG_INLINE void AddInputGrads(const SharedPlan& plan, const Block<T>& block, int64_t panel) {
-  constexpr int64_t kWidth = kPanelWidth<T>;
+  constexpr int64_t kWidth = kWidthOfPanel<T>;
   const int64_t vecs = (plan.embedding_dim + kLanes<T> - 1) / kLanes<T>;
   const int64_t left = plan.num_sampled - panel * kWidth;
   const T* candidates = static_cast<const T*>(plan.candidates) + panel * kWidth * plan.dim_stride;
@@ -231,9 +192,7 @@ FASTNEG_NOINLINE void SweepPanels(const SharedPlan& plan, const Block<T>& block,
     if (plan.grad_inputs != nullptr) AddInputGrads(plan, block, panel);
   }
   for (int64_t r = 0; r < block.count; r += kLanes<T>) {
-    Vec<T> v[kLanes<T>];
-    for (int l = 0; l < kLanes<T>; ++l) v[l] = Load(partial + (r + l) * kLanes<T>);
-    Store(sums + r, TransposedSums<T>(v));
+    Store(sums + r, SumsOfLanes<T>(partial + r * kLanes<T>));
   }
 }
 
@@ -290,8 +249,8 @@ FASTNEG_INLINE void ClearUnweightedRows(const SharedPlan& plan, const Block<T>& 
   for (int64_t r = 0; r < block.count; ++r) {
     if (weights[r] != T(0)) continue;
     for (int64_t panel = 0; panel < plan.num_panels; ++panel) {
-      T* exponentials = block.Panel(panel) + r * kPanelWidth<T>;
-      for (int64_t s = 0; s < kPanelWidth<T>; s += kLanes<T>) Store(exponentials + s, Zero<T>());
+      T* exponentials = block.Panel(panel) + r * kWidthOfPanel<T>;
+      for (int64_t s = 0; s < kWidthOfPanel<T>; s += kLanes<T>) Store(exponentials + s, Zero<T>());
     }
     for (int64_t d = 0; d < plan.dim_stride; d += kLanes<T>) {
       Store(block.inputs + r * plan.dim_stride + d, Zero<T>());
