@@ -71,6 +71,10 @@ class Board:
             times = [self.time_ms(workload, name) for workload in columns]
             published = [self.time_ms(workload, PUBLISHED) for workload in columns]
             rows.append([f"published / {name}", *map(_ratio, published, times)])
+            if self.suite.plain is not None:
+                plain = [self.time_ms(workload, self.suite.plain) for workload in columns]
+                rows.append([f"{name} / {self.suite.plain}", *map(_ratio, times, plain)])
+                continue
             for kind in BASELINE_KINDS:
                 best = [self.time_ms(w, self.best(w, kind) or "") for w in columns]
                 rows.append([f"best {kind} / {name}", *map(_ratio, best, times)])

@@ -22,6 +22,8 @@ SUITES = (
     "pairwise_logistic",
     "sampled_softmax",
     "in_batch_softmax",
+    "in_batch_options",
+    "positive_ranks",
 )
 Kind = Literal["TensorFlow form", "peer", "fastneg", "overhead"]
 
@@ -118,6 +120,7 @@ class Suite:
         describe_error: Says what is wrong with a result (loss, gradients), or None.
         least_time_ms: What the machine's limits allow, where that is known.
         draw: Writes a picture of the cost, given the name of a file; None: there is none.
+        plain: The contender that the others of fastneg are options of, if they are.
     """
 
     stem: str
@@ -134,6 +137,7 @@ class Suite:
     describe_error: Callable[[Any, float, tuple[Any, ...]], str | None]
     least_time_ms: Callable[[MachineLimits, Any, Any], float] | None = None
     draw: Callable[[str], object] | None = None
+    plain: str | None = None
 
     def select(self, names: str | None, quick: bool) -> tuple[Any, ...]:
         """Workloads for the options `--workloads` (names separated by ";") and `--quick`."""
