@@ -1,9 +1,9 @@
 """in_batch_softmax_loss with its options: what each costs beside the plain loss.
 
 What is timed is the mean loss and both gradients. `published` is what TensorFlow Recommenders' task
-of retrieval is composed of where it has sampling probabilities, candidate ids and sample weights; the
-line of fastneg to compare it with is `ids, weights, logQ`. Each option has its tests elsewhere: here
-a result has to be finite.
+of retrieval is composed of where it has sampling probabilities, candidate ids and sample weights;
+the line of fastneg to compare it with is `ids, weights, logQ`. Each option has its tests elsewhere:
+here a result has to be finite.
 """
 
 from __future__ import annotations
