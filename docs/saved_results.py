@@ -1,6 +1,10 @@
-"""What `python -m pytest benchmarks --save-results NAME` saved, for the site and the README."""
+"""What `python -m pytest benchmarks --save-results NAME` saved, for the site and the README.
+
+`python docs/saved_results.py NAME` writes the README's table from the results of that name.
+"""
 
 import re
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,6 +12,15 @@ import tomllib
 
 REPOSITORY = Path(__file__).parents[1]
 RESULTS = REPOSITORY / "benchmarks" / "results"
+# One size of each loss, for tables of all of them.
+SUMMARY = """
+in_batch_softmax | 4096,4096,128 | in_batch_softmax_loss | batch and candidates 4096, width 128
+rolled_softmax | 4096,64,128 | softmax_loss_with_negative_mining | batch 4096, 64 negatives, width 128
+shuffled_cosine | 4096,20,64 | negative_cosine_loss | batch 4096, 20 negatives, width 64
+sampled_softmax | 1000000,4096,4096,64 | sampled_softmax_loss | 1000000 classes, batch and samples 4096, width 64
+sv_softmax | 8192,256 | support_vector_guided_softmax_loss | 8192 rows, 256 negatives
+pairwise_logistic | 8192,2,20,0 | pairwise_loss | batch 8192, 20% positives
+"""  # noqa: E501
 FASTNEG, PUBLISHED, FASTEST = "fastneg native", "published, graph", "best TensorFlow form"
 
 
@@ -69,4 +82,70 @@ def _read(path: Path, machine: str) -> Board:
         tuple(table[0][1:]),
         {row[0]: tuple(row[1:]) for row in table[1:]},
         tuple(line for line in lines if line and not line.startswith("|")),
+    )
+
+
+@dataclass(frozen=True)
+class Example:
+    """One size of a loss, in words, on the first machine that has it."""
+
+    board: Board
+    column: int
+    loss: str
+    size: str
+
+
+def examples(lines: list[str], machine: str | None = None) -> list[Example]:
+    """Reads `STEM | SIZES | LOSS | SIZE IN WORDS` lines; those without results are left out."""
+    found = []
+    for line in lines:
+        stem, workload, loss, size = (part.strip() for part in line.split("|"))
+        for board in boards(stem):
+            if workload in board.workloads and machine in (None, board.machine):
+                found.append(Example(board, board.workloads.index(workload), loss, size))
+                break
+    return found
+
+
+def readme_table(machine: str) -> str:
+    """The README's table of all losses on one machine."""
+    lines = [
+        "| loss | size | published | fastest TensorFlow form | fastneg | against published "
+        "| against fastest | peak memory, published | fastneg |",
+        "|" + "---|" * 9,
+    ]
+    for example in examples(SUMMARY.strip().splitlines(), machine):
+        board, j = example.board, example.column
+        cells = [
+            f"`{example.loss}`",
+            example.size,
+            f"{board.cell(f'{PUBLISHED}: ms', j)} ms",
+            f"{board.fastest_ms(j)} ms",
+            f"{board.cell(f'{FASTNEG}: ms', j)} ms",
+            board.cell(f"published / {FASTNEG}", j),
+            board.cell(f"{FASTEST} / {FASTNEG}", j),
+            f"{board.cell(f'peak memory, {PUBLISHED}: MiB', j)} MiB",
+            f"{board.cell(f'peak memory, {FASTNEG}: MiB', j)} MiB",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+_README = REPOSITORY / "README.md"
+_TABLE = re.compile(r"(<!-- results: )(\S+)( -->\n)(.*?)(\n<!-- end of results -->)", re.DOTALL)
+
+
+def table_in_readme() -> tuple[str, str]:
+    """The machine that the README's table is from, and the table."""
+    match = _TABLE.search(_README.read_text())
+    if match is None:
+        raise ValueError("README.md must have a table between `<!-- results: NAME -->` comments.")
+    return match[2], match[4]
+
+
+if __name__ == "__main__":
+    (name,) = sys.argv[1:]
+    table = readme_table(name)
+    _README.write_text(
+        _TABLE.sub(lambda m: f"{m[1]}{name}{m[3]}{table}{m[5]}", _README.read_text())
     )

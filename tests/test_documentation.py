@@ -68,3 +68,19 @@ def test_error_messages_have_a_cause(monkeypatch: pytest.MonkeyPatch) -> None:
     found = error_messages.messages()
     for part in ("needs TensorFlow", "in [0, 1)", "CUDA must accept", "hold each of 0 .."):
         assert any(part in message for message in found), part
+
+
+def test_readme_table_is_as_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(DOCS))
+    pytest.importorskip("tomllib")  # Python 3.11 and newer.
+    saved_results = importlib.import_module("saved_results")
+    machine, table = saved_results.table_in_readme()
+    assert table == saved_results.readme_table(machine), (
+        f"README.md must have the measured numbers: python docs/saved_results.py {machine}"
+    )
+
+
+def test_links_of_the_readme_lead_somewhere() -> None:
+    text = (ROOT / "README.md").read_text()
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", text):
+        assert target.startswith("https://") or (ROOT / target).exists(), target

@@ -9,7 +9,17 @@ from html import escape
 
 from docutils import nodes
 from docutils.parsers.rst import Directive
-from saved_results import FASTEST, FASTNEG, PUBLISHED, RESULTS, Board, boards, machines
+from saved_results import (
+    FASTEST,
+    FASTNEG,
+    PUBLISHED,
+    RESULTS,
+    SUMMARY,
+    Board,
+    boards,
+    examples,
+    machines,
+)
 from sphinx.application import Sphinx
 
 
@@ -168,7 +178,7 @@ class Results(Directive):
 
 
 class Summary(Directive):
-    """`{results-summary}`: one workload of each loss, `STEM | SIZES | NAME | TEXT` a line."""
+    """`{results-summary}`: one workload of each loss, a `STEM | SIZES | LOSS | SIZE` line each."""
 
     has_content = True
 
@@ -176,23 +186,22 @@ class Summary(Directive):
         """Takes the first machine that has the workload."""
         head = ("loss", "size", "published", "fastest TensorFlow form", "fastneg",
                 "published / fastneg", "fastest / fastneg")  # fmt: skip
+        lines = list(self.content) or SUMMARY.strip().splitlines()
         body, used = [], {}
-        for line in self.content:
-            stem, workload, name, text = (part.strip() for part in line.split("|"))
-            for board in boards(stem):
-                if workload in board.workloads:
-                    j = board.workloads.index(workload)
-                    used[_title(board)] = None
-                    body.append((
-                        name,
-                        text,
-                        _milliseconds(board.cell(f"{PUBLISHED}: ms", j)),
-                        _milliseconds(board.fastest_ms(j)),
-                        _milliseconds(board.cell(f"{FASTNEG}: ms", j)),
-                        board.cell(f"published / {FASTNEG}", j),
-                        board.cell(f"{FASTEST} / {FASTNEG}", j),
-                    ))  # fmt: skip
-                    break
+        for example in examples(lines):
+            board, j = example.board, example.column
+            used[_title(board)] = None
+            body.append(
+                (
+                    example.loss,
+                    example.size,
+                    _milliseconds(board.cell(f"{PUBLISHED}: ms", j)),
+                    _milliseconds(board.fastest_ms(j)),
+                    _milliseconds(board.cell(f"{FASTNEG}: ms", j)),
+                    board.cell(f"published / {FASTNEG}", j),
+                    board.cell(f"{FASTEST} / {FASTNEG}", j),
+                )
+            )
         text = f"<p>Measured on: {escape('; '.join(used))}.</p>"
         return [nodes.raw("", html_table(head, body) + text, format="html")]
 
