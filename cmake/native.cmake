@@ -63,12 +63,11 @@ endif()
 # What is compiled once for each instruction set.
 file(GLOB kernel_sources CONFIGURE_DEPENDS csrc/core/cpu/*/*_kernels.cc csrc/core/cpu/kernel_table.cc)
 
-# Their vectors are written out and their loops unrolled by hand. What -O3 adds to that comes from peeling, and the rest
-# of it takes the compiler half as long again.
-set(heavy_sources ${kernel_sources})
-list(FILTER heavy_sources INCLUDE REGEX "(rolled_softmax|shuffled_cosine|sampled_softmax|in_batch_softmax|sv_softmax)_kernels")
-set_source_files_properties(${heavy_sources} PROPERTIES
-  COMPILE_OPTIONS "$<$<AND:$<CONFIG:Release>,$<CXX_COMPILER_ID:GNU>>:-O2;-fpeel-loops>")
+# Vectors are written out and loops unrolled by hand. What -O3 adds to -O2 comes from peeling, and the rest of it takes
+# the compiler half as long again. Only the pairwise kernels are faster for it.
+set(pairwise_kernels ${kernel_sources})
+list(FILTER pairwise_kernels INCLUDE REGEX "pairwise_kernels")
+set_source_files_properties(${pairwise_kernels} PROPERTIES COMPILE_OPTIONS "$<$<CONFIG:Release>:-O3>")
 
 # fastneg_add_isa(<name> <namespace> <flags>...): one object library with the kernels of one instruction set.
 # Adds it to FASTNEG_CORE_OBJECTS and FASTNEG_ISAS.
@@ -76,7 +75,8 @@ function(fastneg_add_isa name namespace)
   add_library(fastneg_${namespace} OBJECT ${kernel_sources})
   target_link_libraries(fastneg_${namespace} PRIVATE fastneg_core_options)
   target_compile_definitions(fastneg_${namespace} PRIVATE FASTNEG_ISA_NAMESPACE=${namespace})
-  target_compile_options(fastneg_${namespace} PRIVATE ${ARGN})
+  target_compile_options(fastneg_${namespace} PRIVATE
+    "$<$<AND:$<CONFIG:Release>,$<CXX_COMPILER_ID:GNU>>:-O2;-fpeel-loops>" ${ARGN})
   set(FASTNEG_CORE_OBJECTS ${FASTNEG_CORE_OBJECTS} $<TARGET_OBJECTS:fastneg_${namespace}> PARENT_SCOPE)
   string(STRIP "${FASTNEG_ISAS} ${name}" isas)
   set(FASTNEG_ISAS "${isas}" PARENT_SCOPE)
@@ -87,6 +87,8 @@ file(GLOB core_sources CONFIGURE_DEPENDS csrc/core/cpu/*.cc csrc/core/cpu/*/*.cc
 list(REMOVE_ITEM core_sources ${kernel_sources})
 add_library(fastneg_core OBJECT ${core_sources})
 target_link_libraries(fastneg_core PRIVATE fastneg_core_options)
+target_compile_options(fastneg_core PRIVATE $<$<CONFIG:Release>:-O2>)
+set_target_properties(fastneg_core PROPERTIES UNITY_BUILD ON UNITY_BUILD_BATCH_SIZE 0)
 set(FASTNEG_CORE_OBJECTS $<TARGET_OBJECTS:fastneg_core>)
 
 fastneg_add_isa(baseline isa_baseline)
@@ -94,6 +96,9 @@ check_cxx_source_compiles("#ifndef __x86_64__\n#error\n#endif\nint main() {}" FA
 if(FASTNEG_IS_X86_64)
   check_cxx_compiler_flag(-march=x86-64-v3 FASTNEG_COMPILES_V3)
   check_cxx_compiler_flag(-march=x86-64-v4 FASTNEG_COMPILES_V4)
+  # Processors since 2013 use one of the other two. Here the baseline has to be right, and may be slow.
+  target_compile_definitions(fastneg_isa_baseline PRIVATE FASTNEG_SMALL)
+  target_compile_options(fastneg_isa_baseline PRIVATE $<$<CONFIG:Release>:-O1>)
   if(FASTNEG_COMPILES_V3)
     fastneg_add_isa(x86-64-v3 isa_v3 -march=x86-64-v3)
     target_compile_definitions(fastneg_core PRIVATE FASTNEG_HAVE_X86_64_V3)
@@ -110,7 +115,8 @@ add_library(fastneg_library SHARED ${library_sources} ${FASTNEG_CORE_OBJECTS})
 target_link_libraries(fastneg_library PRIVATE fastneg_core_options ${CMAKE_DL_LIBS})
 target_compile_options(fastneg_library PRIVATE -O1)  # Checks and calls: -O3 takes the compiler twice as long.
 set_target_properties(fastneg_library PROPERTIES
-  OUTPUT_NAME fastneg LIBRARY_OUTPUT_DIRECTORY "${FASTNEG_OUTPUT_DIR}" SKIP_BUILD_RPATH ON)
+  OUTPUT_NAME fastneg LIBRARY_OUTPUT_DIRECTORY "${FASTNEG_OUTPUT_DIR}" SKIP_BUILD_RPATH ON
+  UNITY_BUILD ON UNITY_BUILD_BATCH_SIZE 11)
 
 # TensorFlow's ops. The functions of the C API come from the libtensorflow_framework that is already loaded when
 # TensorFlow loads this library; an empty stand-in with its name gives the reference at link time.
@@ -119,6 +125,7 @@ add_library(fastneg_ops MODULE ${ops_sources})
 target_link_libraries(fastneg_ops PRIVATE fastneg_core_options fastneg_library)
 target_compile_options(fastneg_ops PRIVATE -O1)
 set_target_properties(fastneg_ops PROPERTIES
+  UNITY_BUILD ON UNITY_BUILD_BATCH_SIZE 0
   PREFIX "" OUTPUT_NAME _ops SUFFIX .so LIBRARY_OUTPUT_DIRECTORY "${FASTNEG_OUTPUT_DIR}"
   BUILD_WITH_INSTALL_RPATH ON INSTALL_RPATH "$<IF:$<PLATFORM_ID:Darwin>,@loader_path,$ORIGIN>")
 if(APPLE)

@@ -14,7 +14,7 @@
 #include "ops/op.h"
 #include "ops/run_loss.h"
 
-namespace fastneg::ops {
+namespace fastneg::ops::in_batch_softmax {
 namespace {
 
 enum InputIndex {
@@ -208,4 +208,4 @@ void InBatchSoftmaxKernel::Compute(KernelContext& context) const {
 });
 
 }  // namespace
-}  // namespace fastneg::ops
+}  // namespace fastneg::ops::in_batch_softmax

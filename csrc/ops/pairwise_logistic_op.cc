@@ -13,7 +13,7 @@
 #include "ops/op.h"
 #include "ops/run_loss.h"
 
-namespace fastneg::ops {
+namespace fastneg::ops::pairwise_logistic {
 namespace {
 
 enum InputIndex { kLabels, kLogits, kMargin, kTemperature, kFirstOptional };
@@ -142,4 +142,4 @@ void PairwiseLogisticKernel::Compute(KernelContext& context) const {
 });
 
 }  // namespace
-}  // namespace fastneg::ops
+}  // namespace fastneg::ops::pairwise_logistic

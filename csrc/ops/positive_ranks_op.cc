@@ -6,7 +6,7 @@
 #include "ops/op.h"
 #include "ops/run_loss.h"
 
-namespace fastneg::ops {
+namespace fastneg::ops::positive_ranks {
 namespace {
 
 struct PositiveRanksKernel {
@@ -67,4 +67,4 @@ void PositiveRanksKernel::Compute(KernelContext& context) const {
 });
 
 }  // namespace
-}  // namespace fastneg::ops
+}  // namespace fastneg::ops::positive_ranks

@@ -10,7 +10,7 @@
 #include "ops/op.h"
 #include "ops/run_loss.h"
 
-namespace fastneg::ops {
+namespace fastneg::ops::random_permutations {
 namespace {
 
 enum InputIndex { kSeeds, kSize };
@@ -64,4 +64,4 @@ void RandomPermutationsKernel::Compute(KernelContext& context) const {
 });
 
 }  // namespace
-}  // namespace fastneg::ops
+}  // namespace fastneg::ops::random_permutations

@@ -12,7 +12,7 @@
 #include "ops/op.h"
 #include "ops/run_loss.h"
 
-namespace fastneg::ops {
+namespace fastneg::ops::rolled_softmax {
 namespace {
 
 enum InputIndex { kUserEmb, kItemEmb, kLabels, kShifts, kGamma, kMargin, kT, kFirstOptional };
@@ -201,4 +201,4 @@ void RolledSoftmaxKernel::Compute(KernelContext& context) const {
 });
 
 }  // namespace
-}  // namespace fastneg::ops
+}  // namespace fastneg::ops::rolled_softmax

@@ -12,7 +12,7 @@
 #include "ops/op.h"
 #include "ops/run_loss.h"
 
-namespace fastneg::ops {
+namespace fastneg::ops::sampled_rows {
 namespace {
 
 enum InputIndex { kLabels, kSampled, kTableRows };
@@ -115,4 +115,4 @@ void SampledRowsKernel::Compute(KernelContext& context) const {
 });
 
 }  // namespace
-}  // namespace fastneg::ops
+}  // namespace fastneg::ops::sampled_rows

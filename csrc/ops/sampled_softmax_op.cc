@@ -11,7 +11,7 @@
 #include "ops/op.h"
 #include "ops/run_loss.h"
 
-namespace fastneg::ops {
+namespace fastneg::ops::sampled_softmax {
 namespace {
 
 enum OutputIndex { kLoss, kGradRows, kGradInputs, kGradBiases };
@@ -319,4 +319,4 @@ std::vector<InputRank> Ranks(int first) {
 });
 
 }  // namespace
-}  // namespace fastneg::ops
+}  // namespace fastneg::ops::sampled_softmax

@@ -8,7 +8,7 @@
 #include "ops/op.h"
 #include "ops/run_loss.h"
 
-namespace fastneg::ops {
+namespace fastneg::ops::scale_grad {
 namespace {
 
 struct ScaleGradKernel {
@@ -78,4 +78,4 @@ void ScaleGradKernel::Compute(KernelContext& context) const {
 });
 
 }  // namespace
-}  // namespace fastneg::ops
+}  // namespace fastneg::ops::scale_grad

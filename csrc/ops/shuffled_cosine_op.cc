@@ -11,7 +11,7 @@
 #include "ops/op.h"
 #include "ops/run_loss.h"
 
-namespace fastneg::ops {
+namespace fastneg::ops::shuffled_cosine {
 namespace {
 
 enum InputIndex { kQuery, kDoc, kPermutations, kGamma, kFirstOptional };
@@ -166,4 +166,4 @@ void ShuffledCosineKernel::Compute(KernelContext& context) const {
 });
 
 }  // namespace
-}  // namespace fastneg::ops
+}  // namespace fastneg::ops::shuffled_cosine

@@ -10,7 +10,7 @@
 #include "ops/op.h"
 #include "ops/run_loss.h"
 
-namespace fastneg::ops {
+namespace fastneg::ops::sv_softmax {
 namespace {
 
 enum InputIndex { kPosScore, kNegScores, kSmooth, kMargin, kT, kThreshold, kWeights };
@@ -161,4 +161,4 @@ void SvSoftmaxKernel::Compute(KernelContext& context) const {
 });
 
 }  // namespace
-}  // namespace fastneg::ops
+}  // namespace fastneg::ops::sv_softmax

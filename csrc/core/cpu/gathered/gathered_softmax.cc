@@ -157,7 +157,7 @@ Status BeginGathered(const GatheredSoftmaxArgs& args, const CandidateArray& cand
   if (kernels == nullptr) return Status::kIsaUnavailable;
   if (const Status status = CheckSizes(args); status != Status::kOk) return status;
   if (args.loss == nullptr) return Status::kNullPointer;
-  const bool is_double = ComputeType(args.dtype) == DType::kFloat64;
+  const bool is_double = IsDouble(args.dtype);
   if (args.batch_size == 0) {
     is_double ? StoreResults<double>(args, {}) : StoreResults<float>(args, {});
     return Status::kOk;
@@ -205,7 +205,7 @@ Status BeginGathered(const GatheredSoftmaxArgs& args, const CandidateArray& cand
 }
 
 void RunGathered(const GatheredSoftmaxArgs& args, const GatheredKernels& kernels, GatheredPlan* plan) {
-  const bool is_double = ComputeType(args.dtype) == DType::kFloat64;
+  const bool is_double = IsDouble(args.dtype);
   const Phase phases[] = {
       {plan->num_prepare_tasks, kernels.prepare_items[is_double]},
       {plan->num_tiles, kernels.score_rows[is_double]},

@@ -166,7 +166,7 @@ Status PairwiseLogistic(const PairwiseLogisticArgs& args) {
   if (const Status status = CheckSizes(args); status != Status::kOk) return status;
   if (args.temperature == 0) return Status::kZeroTemperature;
   if (args.loss == nullptr) return Status::kNullPointer;
-  const bool is_double = ComputeType(args.dtype) == DType::kFloat64;
+  const bool is_double = IsDouble(args.dtype);
   const auto set_all_zero = is_double ? SetAllZero<double> : SetAllZero<float>;
   if (args.batch_size == 0) {
     set_all_zero(args);

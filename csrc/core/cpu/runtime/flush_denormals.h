@@ -9,7 +9,7 @@
 #include <cstdint>
 
 #if defined(__SSE2__)
-#include <immintrin.h>
+#include <xmmintrin.h>
 #endif
 
 #define FASTNEG_ALWAYS_INLINE inline __attribute__((always_inline))

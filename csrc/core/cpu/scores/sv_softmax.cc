@@ -100,7 +100,7 @@ Status SvSoftmax(const SvSoftmaxArgs& args) {
   if (kernels == nullptr) return Status::kIsaUnavailable;
   if (const Status status = CheckSizes(args); status != Status::kOk) return status;
   if (args.loss == nullptr) return Status::kNullPointer;
-  const bool is_double = ComputeType(args.dtype) == DType::kFloat64;
+  const bool is_double = IsDouble(args.dtype);
   SvSoftmaxPlan plan;
   if (args.num_rows == 0) {
     is_double ? StoreResults<double>(args, plan) : StoreResults<float>(args, plan);

@@ -19,8 +19,6 @@ using cpu::InBatchPlan;
 // One negative in so many, and fewer, is faster added by itself than as part of a product of matrices.
 constexpr int64_t kSparseShare = 4;
 
-bool IsDouble(DType dtype) { return ComputeType(dtype) == DType::kFloat64; }
-
 Status CheckOptions(const InBatchSoftmaxArgs& args) {
   if (!(args.temperature > 0) || !std::isfinite(args.temperature)) return Status::kInvalidOption;
   if (!(args.label_smoothing >= 0 && args.label_smoothing < 1)) return Status::kInvalidOption;

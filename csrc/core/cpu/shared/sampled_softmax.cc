@@ -21,8 +21,6 @@ constexpr int64_t kLargestCount = (int64_t{1} << 31) - 1;  // Labels and candida
 
 constexpr int64_t kScatterRows = 256;
 
-bool IsDouble(DType dtype) { return ComputeType(dtype) == DType::kFloat64; }
-
 Status CheckSizes(const SampledSoftmaxArgs& args) {
   if (args.batch_size < 0 || args.batch_size > kLargestCount) return Status::kInvalidSize;
   if (args.num_sampled < 1 || args.num_sampled > kLargestCount) return Status::kInvalidSize;

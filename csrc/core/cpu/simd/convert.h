@@ -2,10 +2,6 @@
 #ifndef FASTNEG_CORE_CPU_SIMD_CONVERT_H_
 #define FASTNEG_CORE_CPU_SIMD_CONVERT_H_
 
-#if defined(__F16C__)
-#include <immintrin.h>
-#endif
-
 #include "core/cpu/simd/simd.h"
 
 namespace fastneg::cpu::FASTNEG_ISA_NAMESPACE {
@@ -63,6 +59,10 @@ FASTNEG_INLINE Float16 NarrowToFloat16(float x) {  // Rounds to nearest, ties to
 // As many 16-bit patterns as a vector of float has lanes.
 typedef uint16_t HalfBits __attribute__((vector_size(kVectorBytes / 2)));
 
+// What the builtins below take; <immintrin.h>, whose functions wrap them, takes the compiler half a second in each
+// unit.
+typedef int16_t SignedHalfBits __attribute__((vector_size(kVectorBytes / 2)));
+
 // The first `count` patterns at p, zeros behind them; reads nothing else.
 FASTNEG_INLINE HalfBits LoadHalfBits(const void* p, int64_t count) {
   HalfBits bits{};
@@ -85,7 +85,7 @@ FASTNEG_INLINE Vec<float> WidenBits(HalfBits bits, Float16) {
 #if defined(__AVX512F__)  // maskz: GCC 12 warns of the plain intrinsic's undefined register.
   return reinterpret_cast<Vec<float>>(_mm512_maskz_cvtph_ps(0xffff, reinterpret_cast<__m256i>(bits)));
 #elif defined(__F16C__)
-  return reinterpret_cast<Vec<float>>(_mm256_cvtph_ps(reinterpret_cast<__m128i>(bits)));
+  return reinterpret_cast<Vec<float>>(__builtin_ia32_vcvtph2ps256(reinterpret_cast<SignedHalfBits>(bits)));
 #else
   Vec<float> v{};
   for (int l = 0; l < kLanes<float>; ++l) v[l] = Widen(Float16{bits[l]});
@@ -116,7 +116,7 @@ FASTNEG_INLINE HalfBits NarrowToBits(Vec<float> v, Float16) {
   return reinterpret_cast<HalfBits>(
       _mm512_maskz_cvtps_ph(0xffff, reinterpret_cast<__m512>(v), _MM_FROUND_TO_NEAREST_INT));
 #elif defined(__F16C__)
-  return reinterpret_cast<HalfBits>(_mm256_cvtps_ph(reinterpret_cast<__m256>(v), _MM_FROUND_TO_NEAREST_INT));
+  return reinterpret_cast<HalfBits>(__builtin_ia32_vcvtps2ph256(v, 0));
 #else
   HalfBits bits{};
   for (int l = 0; l < kLanes<float>; ++l) bits[l] = NarrowToFloat16(v[l]).bits;

@@ -17,8 +17,14 @@
 #error "Define FASTNEG_ISA_NAMESPACE: this header is compiled once per instruction set."
 #endif
 
+// FASTNEG_SMALL leaves to the compiler what is inlined: half as long to compile, up to 1.7 times slower.
+#ifdef FASTNEG_SMALL
+#define FASTNEG_INLINE inline
+#define FASTNEG_LAMBDA_INLINE
+#else
 #define FASTNEG_INLINE inline __attribute__((always_inline))
 #define FASTNEG_LAMBDA_INLINE __attribute__((always_inline))
+#endif
 // For what does enough work at a call to be called, and would take the compiler long in every place that calls it.
 #define FASTNEG_NOINLINE __attribute__((noinline))
 
