@@ -120,8 +120,11 @@ def _labels(labels: Any, num_true: int) -> tf.Tensor:
 def _draw(
     labels: tf.Tensor, num_true: int, num_sampled: int, num_classes: int, seed: Seed
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    # Labels that are no classes are for the backend to report.
-    classes = tf.clip_by_value(tf.reshape(labels, [-1, num_true]), 0, num_classes - 1)
+    if labels.shape.rank != 2 or labels.shape[1] != num_true:
+        labels = tf.reshape(labels, [-1, num_true])
+    # Labels that are no classes are for the backend to report. (The public function takes several
+    # times as long when called eagerly.)
+    classes = tf.raw_ops.ClipByValue(t=labels, clip_value_min=0, clip_value_max=num_classes - 1)
     if in_xla() or isinstance(seed, tf.Tensor):
         return log_uniform_sample(classes, num_sampled, num_classes, seed)
     return tf.random.log_uniform_candidate_sampler(  # type: ignore[no-any-return]

@@ -2,6 +2,7 @@
 
 from typing import Any, TypeAlias
 
+import numpy as np
 import tensorflow as tf
 
 from fastneg import validation
@@ -50,9 +51,11 @@ def _checked(value: Any) -> Seed:
 
 def uniform_integers(count: int, low: Any, high: Any, seed: Seed) -> tf.Tensor:
     """Draws [count], int64, in low .. high - 1, by one operation, so that a seed equates no two."""
-    low, high = tf.convert_to_tensor(low, tf.int64), tf.convert_to_tensor(high, tf.int64)
-    # Called eagerly, the operation takes tensors five times faster than numbers.
-    shape = tf.constant([count], tf.int32)
+    # Called eagerly, the operation takes arrays in a third less time than numbers made tensors.
+    low, high = (
+        value if isinstance(value, tf.Tensor) else np.array(value, np.int64) for value in (low, high)
+    )
+    shape = np.array([count], np.int32)
     if isinstance(seed, tf.Tensor):
         return tf.random.stateless_uniform(shape, seed, low, high, tf.int64)
     graph_seed, op_seed = tf.compat.v1.get_seed(seed)
