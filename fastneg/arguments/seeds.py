@@ -49,16 +49,14 @@ def _checked(value: Any) -> Seed:
     )
 
 
-def uniform_integers(count: int, low: Any, high: Any, seed: Seed) -> tf.Tensor:
+def uniform_integers(count: int, low: int, high: Any, seed: Seed) -> tf.Tensor:
     """Draws [count], int64, in low .. high - 1, by one operation, so that a seed equates no two."""
     # Called eagerly, the operation takes arrays in a third less time than numbers made tensors.
-    low, high = (
-        value if isinstance(value, tf.Tensor) else np.array(value, np.int64) for value in (low, high)
-    )
-    shape = np.array([count], np.int32)
+    shape, lowest = np.array([count], np.int32), np.array(low, np.int64)
+    limit = high if isinstance(high, tf.Tensor) else np.array(high, np.int64)
     if isinstance(seed, tf.Tensor):
-        return tf.random.stateless_uniform(shape, seed, low, high, tf.int64)
+        return tf.random.stateless_uniform(shape, seed, lowest, limit, tf.int64)
     graph_seed, op_seed = tf.compat.v1.get_seed(seed)
     return tf.raw_ops.RandomUniformInt(
-        shape=shape, minval=low, maxval=high, seed=graph_seed or 0, seed2=op_seed or 0
+        shape=shape, minval=lowest, maxval=limit, seed=graph_seed or 0, seed2=op_seed or 0
     )

@@ -11,9 +11,10 @@ import tensorflow as tf
 from fastneg.arguments.in_batch_softmax import InBatchSoftmaxArguments
 from fastneg.backends.native import xla
 from fastneg.backends.native.custom_call import ranked
-from fastneg.backends.native.fused_loss import Call, FusedLoss, Grads, reshaped
+from fastneg.backends.native.fused_loss import FusedLoss, Grads, reshaped
 from fastneg.backends.native.scale_grad import scale_grad
 from fastneg.backends.native.sizes import Shape, rows, sizes, static
+from fastneg.backends.native.ways import Call
 
 _ALL_NEGATIVES = 2**31 - 1
 _SCALARS = slice(2, 5)  # Temperature, margin and t among the required inputs.

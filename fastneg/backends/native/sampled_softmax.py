@@ -24,9 +24,10 @@ from fastneg.backends.native.custom_call import (
     is_custom_call,
     ranked,
 )
-from fastneg.backends.native.fused_loss import Call, FusedLoss, Grads
+from fastneg.backends.native.fused_loss import FusedLoss, Grads
 from fastneg.backends.native.library import operations
 from fastneg.backends.native.sizes import Shape, rows, size, sizes
+from fastneg.backends.native.ways import Call
 from fastneg.reference.table import gather, table_rows
 
 

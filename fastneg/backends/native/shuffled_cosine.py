@@ -6,10 +6,11 @@ from fastneg.arguments.seeds import Seed, uniform_integers
 from fastneg.arguments.shuffled_cosine import ShuffledCosineArguments
 from fastneg.backends.native import xla
 from fastneg.backends.native.custom_call import Description, Result, custom_call
-from fastneg.backends.native.fused_loss import Call, FusedLoss, Grads
+from fastneg.backends.native.fused_loss import FusedLoss, Grads
 from fastneg.backends.native.library import operations
 from fastneg.backends.native.scale_grad import scale_grad
 from fastneg.backends.native.sizes import Shape, Size, sizes
+from fastneg.backends.native.ways import Call
 
 
 def shuffled_cosine(arguments: ShuffledCosineArguments) -> tf.Tensor:

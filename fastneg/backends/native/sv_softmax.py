@@ -3,9 +3,10 @@
 import tensorflow as tf
 
 from fastneg.arguments.sv_softmax import SvSoftmaxArguments
-from fastneg.backends.native.fused_loss import Call, FusedLoss, Grads, reshaped
+from fastneg.backends.native.fused_loss import FusedLoss, Grads, reshaped
 from fastneg.backends.native.scale_grad import scale_grad
 from fastneg.backends.native.sizes import Shape, rows, sizes
+from fastneg.backends.native.ways import Call
 
 
 def sv_softmax(arguments: SvSoftmaxArguments) -> tf.Tensor:
