@@ -20,7 +20,7 @@ BAD = (np.nan, np.inf)
 IN_BATCH = fastneg.in_batch_softmax_loss
 
 
-@pytest.fixture(params=["reference"])
+@pytest.fixture(params=["native", "reference"])
 def in_batch_backend(request: pytest.FixtureRequest) -> object:
     """Each backend that has the in-batch loss."""
     return request.getfixturevalue(request.param)
