@@ -1,0 +1,10 @@
+# Cross-compiles for 64-bit ARM with Debian's g++-aarch64-linux-gnu; the C++ tests run in qemu-user, if that is there.
+set(CMAKE_SYSTEM_NAME Linux)
+set(CMAKE_SYSTEM_PROCESSOR aarch64)
+set(CMAKE_CXX_COMPILER aarch64-linux-gnu-g++)
+set(CMAKE_FIND_ROOT_PATH_MODE_LIBRARY ONLY)
+set(CMAKE_FIND_ROOT_PATH_MODE_INCLUDE ONLY)
+find_program(qemu_aarch64 NAMES qemu-aarch64-static qemu-aarch64)
+if(qemu_aarch64)
+  set(CMAKE_CROSSCOMPILING_EMULATOR "${qemu_aarch64};-L;/usr/aarch64-linux-gnu")
+endif()
