@@ -1,5 +1,6 @@
 """Docstrings as they are written here: code in single backticks, formulas as indented blocks."""
 
+import inspect
 import re
 from typing import Any
 
@@ -12,12 +13,24 @@ _PUBLIC = re.compile(r"fastneg(\.[A-Za-z_]\w*)+")
 def setup(app: Sphinx) -> None:
     """Comes before napoleon, which reads the sections."""
     app.connect("autodoc-process-docstring", _process, priority=100)
+    app.connect("autodoc-process-signature", _signature)
 
 
 def _process(
     app: Sphinx, what: str, name: str, documented: Any, options: Any, lines: list[str]
 ) -> None:
     lines[:] = _linked(_formulas(lines))
+
+
+def _signature(
+    app: Sphinx, what: str, name: str, documented: Any, options: Any, *signature: Any
+) -> tuple[str, str] | None:
+    """Keras gives its classes a `__new__` of any arguments; what counts is `__init__`."""
+    if what != "class" or not name.startswith(("fastneg.layers", "fastneg.losses")):
+        return None
+    parameters = list(inspect.signature(documented.__init__).parameters.values())[1:]
+    plain = [parameter.replace(annotation=inspect.Parameter.empty) for parameter in parameters]
+    return str(inspect.Signature(plain)), ""
 
 
 def _formulas(lines: list[str]) -> list[str]:

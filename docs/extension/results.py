@@ -6,6 +6,7 @@ The numbers of the site are read from `benchmarks/results/LOSS-NAME.md` when it 
 import math
 import re
 from html import escape
+from pathlib import Path
 
 from docutils import nodes
 from docutils.parsers.rst import Directive
@@ -21,6 +22,8 @@ from saved_results import (
     machines,
 )
 from sphinx.application import Sphinx
+
+PAGES = {path.stem for path in (Path(__file__).parents[1] / "losses").glob("*.md")}
 
 
 def _milliseconds(text: str) -> str:
@@ -75,7 +78,10 @@ def html_table(head: tuple[str, ...], body: list[tuple[str, ...]]) -> str:
 
 def _cell(text: str) -> str:
     is_text = re.search("[a-z]{3}", text) is not None
-    return f'<td class="text">{escape(text)}</td>' if is_text else f"<td>{escape(text)}</td>"
+    content = escape(text).replace("_", "_<wbr>")  # Names of functions are long for a phone.
+    if text in PAGES:
+        content = f'<a class="reference internal" href="losses/{text}.html">{content}</a>'
+    return f'<td class="text">{content}</td>' if is_text else f"<td>{content}</td>"
 
 
 def plot(board: Board, columns: list[int]) -> str:
@@ -152,10 +158,7 @@ class Results(Directive):
             self.state.document.settings.record_dependencies.add(str(path))
         found = boards(stem)
         if not found:
-            return [_paragraph(
-                "No results are saved for this loss yet. To measure it on your machine: ",
-                f"python -m pytest benchmarks --losses {stem}",
-            )]  # fmt: skip
+            return [_not_measured(stem)]
         parts = []
         for number, board in enumerate(found):
             columns = board.in_float32()
@@ -175,6 +178,45 @@ class Results(Directive):
                 f"</summary>{everything}{notes}</details>"
             )
         return [nodes.raw("", "".join(parts), format="html")]
+
+
+class OptionCosts(Directive):
+    """`{option-costs} STEM`: lines `fastneg OPTION` of a benchmark beside `fastneg plain`."""
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        """Takes the first machine."""
+        found = boards(self.arguments[0])
+        if not found:
+            return [_not_measured(self.arguments[0])]
+        board = found[0]
+        head = ("option", *(name.replace(",", ", ") for name in board.workloads))
+        body = []
+        for label, cells in board.rows.items():
+            option = re.fullmatch("fastneg (.*): ms", label)
+            if option:
+                plain = board.row("fastneg plain: ms")
+                body.append((option[1], *map(_with_ratio, cells, plain)))
+        text = (
+            f"<p>{escape(_title(board))}. Sizes are {escape(board.sizes.replace(',', ', '))}; "
+            "in brackets the time beside that of the plain loss.</p>"
+        )
+        return [nodes.raw("", text + html_table(head, body), format="html")]
+
+
+def _with_ratio(text: str, plain: str) -> str:
+    time, of_plain = _time(text), _time(plain)
+    if time is None or not of_plain:
+        return _milliseconds(text)
+    return f"{text} ms ({time / of_plain:.2f})"
+
+
+def _not_measured(stem: str) -> nodes.paragraph:
+    return _paragraph(
+        "No results are saved yet. To measure on your machine: ",
+        f"python -m pytest benchmarks --losses {stem}",
+    )
 
 
 class Summary(Directive):
@@ -214,3 +256,4 @@ def setup(app: Sphinx) -> None:
     """Registers the directives."""
     app.add_directive("results", Results)
     app.add_directive("results-summary", Summary)
+    app.add_directive("option-costs", OptionCosts)
