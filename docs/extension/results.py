@@ -3,6 +3,7 @@
 The numbers of the site are read from `benchmarks/results/LOSS-NAME.md` when it is built.
 """
 
+import base64
 import math
 import re
 from html import escape
@@ -173,11 +174,24 @@ class Results(Directive):
             )
             everything = html_table(head, [(label, *cells) for label, cells in board.rows.items()])
             notes = "".join(f"<p>{escape(text)}</p>" for text in board.notes)
+            parts.append(self._saved_plot(stem, board))
             parts.append(
                 '<details class="all-contenders"><summary>All contenders and element types'
                 f"</summary>{everything}{notes}</details>"
             )
         return [nodes.raw("", "".join(parts), format="html")]
+
+    def _saved_plot(self, stem: str, board: Board) -> str:
+        """The plot that the benchmarks drew, in the page itself, or nothing."""
+        path = RESULTS / f"{stem}-{board.machine}.png"
+        if not path.exists():
+            return ""
+        content = base64.b64encode(path.read_bytes()).decode()
+        return (
+            '<details class="all-contenders"><summary>Time over negatives and batch</summary>'
+            f'<img class="saved" alt="Time over negatives and batch" '
+            f'src="data:image/png;base64,{content}"/></details>'
+        )
 
 
 class OptionCosts(Directive):
