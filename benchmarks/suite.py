@@ -85,6 +85,8 @@ class Contender:
         why_skipped: The reason not to run a workload that it was meant for, or None.
         everywhere: Whether it runs at the sizes that only compare widths and dtypes.
         float32_only: Whether it leaves the half types out.
+        loss_fn: The loss by itself, where it is TensorFlow's to differentiate.
+        jit_compile: Whether XLA compiles it.
     """
 
     name: str
@@ -93,6 +95,8 @@ class Contender:
     why_skipped: Callable[[Any], str | None] = lambda _: None
     everywhere: bool = True
     float32_only: bool = True
+    loss_fn: Callable[..., tf.Tensor] | None = None
+    jit_compile: bool = False
 
     def is_meant_for(self, workload: Workload) -> bool:
         """Whether the contender belongs into this column of the table."""
@@ -247,7 +251,8 @@ def tensorflow_form(
         return repeated(step, make_tensors(workload, inputs))
 
     suffix = "XLA" if jit_compile else "graph"
-    return Contender(f"{name}, {suffix}", "TensorFlow form", build, **options)
+    own = {"loss_fn": loss_fn, "jit_compile": jit_compile}
+    return Contender(f"{name}, {suffix}", "TensorFlow form", build, **own, **options)
 
 
 def fastneg_backends(
@@ -284,7 +289,13 @@ def fastneg_backends(
         everywhere=False,
     )
     return [
-        Contender("fastneg native", "fastneg", build_on("native"), float32_only=False),
+        Contender(
+            "fastneg native",
+            "fastneg",
+            build_on("native"),
+            float32_only=False,
+            loss_fn=fastneg_loss("native"),
+        ),
         *([native_in_xla] if in_xla else []),
         Contender("fastneg numba", "fastneg", build_on("numba"), float32_only=False),
         Contender(
