@@ -3,6 +3,7 @@
 `python docs/saved_results.py NAME` writes the README's table from the results of that name.
 """
 
+import json
 import re
 import sys
 from dataclasses import dataclass
@@ -86,6 +87,51 @@ def _read(path: Path, machine: str) -> Board:
 
 
 @dataclass(frozen=True)
+class Step:
+    """What a loss takes of a training step, in milliseconds."""
+
+    published: float | None
+    fastest: float
+    fastneg: float
+    rest: float
+    form: str
+
+    def cells(self) -> tuple[str, str, str, str, str]:
+        """Published, fastest form, fastneg, and what they are beside fastneg."""
+        return (
+            _three_digits(self.published, " ms"),
+            _three_digits(self.fastest, " ms"),
+            _three_digits(self.fastneg, " ms"),
+            _three_digits(None if self.published is None else self.published / self.fastneg, "x"),
+            _three_digits(self.fastest / self.fastneg, "x"),
+        )
+
+
+def _three_digits(value: float | None, unit: str) -> str:
+    if value is None:
+        return "-"
+    text = f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
+    return text + unit
+
+
+def training_steps(machine: str) -> dict[tuple[str, str], Step]:
+    """What `benchmarks/training_step.py --save-results NAME` saved, by stem and workload."""
+    path = RESULTS / f"training_step-{machine}.json"
+    if not path.exists():
+        return {}
+    return {
+        (row["loss"], row["workload"]): Step(
+            row["published_ms"],
+            row["fastest_ms"],
+            row["fastneg_ms"],
+            row["trivial_step_ms"],
+            row["fastest_form"],
+        )
+        for row in json.loads(path.read_text())
+    }
+
+
+@dataclass(frozen=True)
 class Example:
     """One size of a loss, in words, on the first machine that has it."""
 
@@ -93,6 +139,38 @@ class Example:
     column: int
     loss: str
     size: str
+    step: Step | None
+
+    def times(self) -> tuple[str, ...]:
+        """Published, fastest form, fastneg, and ratios: in a training step, in brackets alone."""
+        board, j = self.board, self.column
+        alone = (
+            milliseconds(board.cell(f"{PUBLISHED}: ms", j)),
+            milliseconds(board.fastest_ms(j)),
+            milliseconds(board.cell(f"{FASTNEG}: ms", j)),
+            board.cell(f"published / {FASTNEG}", j),
+            board.cell(f"{FASTEST} / {FASTNEG}", j),
+        )
+        if self.step is None:
+            return alone
+        return tuple(f"{a} ({b})" for a, b in zip(self.step.cells(), alone, strict=True))
+
+
+def caption(found: list[Example]) -> str:
+    """What the times of some examples are."""
+    without = [example for example in found if example.step is None]
+    if len(without) == len(found):
+        return "Times of the loss and its gradients, called alone."
+    return (
+        "What the loss takes of a training step: a step with it less the same step with a sum of "
+        "squares in its place. In brackets, the loss and its gradients called alone"
+        + (", where there are no brackets too." if without else ".")
+    )
+
+
+def milliseconds(text: str) -> str:
+    """A time with its unit."""
+    return text if text in ("-", "") else f"{text} ms"
 
 
 def examples(lines: list[str], machine: str | None = None) -> list[Example]:
@@ -102,7 +180,8 @@ def examples(lines: list[str], machine: str | None = None) -> list[Example]:
         stem, workload, loss, size = (part.strip() for part in line.split("|"))
         for board in boards(stem):
             if workload in board.workloads and machine in (None, board.machine):
-                found.append(Example(board, board.workloads.index(workload), loss, size))
+                step = training_steps(board.machine).get((stem, workload))
+                found.append(Example(board, board.workloads.index(workload), loss, size, step))
                 break
     return found
 
@@ -114,21 +193,15 @@ def readme_table(machine: str) -> str:
         "| against fastest | peak memory, published | fastneg |",
         "|" + "---|" * 9,
     ]
-    for example in examples(SUMMARY.strip().splitlines(), machine):
+    found = examples(SUMMARY.strip().splitlines(), machine)
+    for example in found:
         board, j = example.board, example.column
-        cells = [
-            f"`{example.loss}`",
-            example.size,
-            f"{board.cell(f'{PUBLISHED}: ms', j)} ms",
-            f"{board.fastest_ms(j)} ms",
-            f"{board.cell(f'{FASTNEG}: ms', j)} ms",
-            board.cell(f"published / {FASTNEG}", j),
-            board.cell(f"{FASTEST} / {FASTNEG}", j),
-            f"{board.cell(f'peak memory, {PUBLISHED}: MiB', j)} MiB",
-            f"{board.cell(f'peak memory, {FASTNEG}: MiB', j)} MiB",
-        ]
+        memory = (board.cell(f"peak memory, {name}: MiB", j) for name in (PUBLISHED, FASTNEG))
+        cells = [f"`{example.loss}`", example.size, *example.times()]
+        cells += [text if text == "-" else f"{text} MiB" for text in memory]
         lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    title = machines().get(machine, {}).get("title", machine.replace("-", " "))
+    return "\n".join([*lines, "", f"({caption(found)} Machine: {title}.)"])
 
 
 _README = REPOSITORY / "README.md"

@@ -80,6 +80,40 @@ def test_readme_table_is_as_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
+def test_readme_table_has_the_training_step_first(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.syspath_prepend(str(DOCS))
+    pytest.importorskip("tomllib")
+    saved_results = importlib.import_module("saved_results")
+    monkeypatch.setattr(saved_results, "RESULTS", tmp_path)
+    board = """
+| P,K | 8192,256 |
+|-----|---------:|
+| published, graph: ms | 1.2e+03 |
+| no maximum, XLA: ms | 8 |
+| fastneg native: ms | 2 |
+| best TensorFlow form | no maximum, XLA |
+| published / fastneg native | 600x |
+| best TensorFlow form / fastneg native | 4x |
+| peak memory, fastneg native: MiB | 0.5 |
+"""
+    (tmp_path / "sv_softmax-here.md").write_text(board)
+    start = "| `support_vector_guided_softmax_loss` | 8192 rows, 256 negatives | "
+    alone, _, caption = saved_results.readme_table("here").splitlines()[2:]
+    assert alone == f"{start}1200 ms | 8 ms | 2 ms | 600x | 4x | - | 0.5 MiB |"
+    assert "called alone. Machine: here." in caption
+    (tmp_path / "training_step-here.json").write_text(
+        '[{"loss": "sv_softmax", "workload": "8192,256", "published_ms": null, '
+        '"fastest_ms": 7.5, "fastneg_ms": 1.5, "trivial_step_ms": 1, "fastest_form": ""}]'
+    )
+    both, _, caption = saved_results.readme_table("here").splitlines()[2:]
+    assert both == (
+        f"{start}- (1200 ms) | 7.5 ms (8 ms) | 1.5 ms (2 ms) | - (600x) | 5x (4x) | - | 0.5 MiB |"
+    )
+    assert "of a training step" in caption
+
+
 def test_links_of_the_readme_lead_somewhere() -> None:
     text = (ROOT / "README.md").read_text()
     for target in re.findall(r"\]\(([^)#]+)[^)]*\)", text):

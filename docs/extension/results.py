@@ -18,17 +18,17 @@ from saved_results import (
     RESULTS,
     SUMMARY,
     Board,
+    Step,
     boards,
+    caption,
     examples,
     machines,
+    milliseconds,
+    training_steps,
 )
 from sphinx.application import Sphinx
 
 PAGES = {path.stem for path in (Path(__file__).parents[1] / "losses").glob("*.md")}
-
-
-def _milliseconds(text: str) -> str:
-    return text if text in ("-", "") else f"{text} ms"
 
 
 def _mebibytes(text: str) -> str:
@@ -54,9 +54,9 @@ def short_table(board: Board, columns: list[int]) -> str:
     body = [
         (
             board.workloads[j].replace(",", ", "),
-            _milliseconds(board.cell(f"{PUBLISHED}: ms", j)),
-            _milliseconds(board.fastest_ms(j)),
-            _milliseconds(board.cell(f"{FASTNEG}: ms", j)),
+            milliseconds(board.cell(f"{PUBLISHED}: ms", j)),
+            milliseconds(board.fastest_ms(j)),
+            milliseconds(board.cell(f"{FASTNEG}: ms", j)),
             board.cell(f"published / {FASTNEG}", j),
             board.cell(f"{FASTEST} / {FASTNEG}", j),
             _mebibytes(board.cell(f"peak memory, {PUBLISHED}: MiB", j)),
@@ -65,6 +65,28 @@ def short_table(board: Board, columns: list[int]) -> str:
         for j in columns
     ]
     return html_table(head, body)
+
+
+def step_table(board: Board, steps: dict[str, Step]) -> str:
+    """What the loss takes of a training step."""
+    head = (
+        board.sizes.replace(",", ", "),
+        "published",
+        "fastest TensorFlow form",
+        "fastneg",
+        "published / fastneg",
+        "fastest / fastneg",
+        "rest of the step",
+    )
+    body = [
+        (name.replace(",", ", "), *step.cells(), milliseconds(f"{step.rest:.3g}"))
+        for name, step in steps.items()
+    ]
+    text = (
+        "<p>What the loss takes of a training step: a step with it less the same step with a sum "
+        "of squares in its place.</p>"
+    )
+    return text + html_table(head, body)
 
 
 def html_table(head: tuple[str, ...], body: list[tuple[str, ...]]) -> str:
@@ -165,6 +187,11 @@ class Results(Directive):
             columns = board.in_float32()
             note = machines().get(board.machine, {}).get("note", "")
             parts.append(f"<p><strong>{escape(_title(board))}.</strong> {escape(note)}</p>")
+            steps = training_steps(board.machine)
+            steps = {name: step for (of, name), step in steps.items() if of == stem}
+            if steps:
+                parts.append(step_table(board, steps))
+                parts.append("<p>The loss and its gradients called alone, in turns:</p>")
             parts.append(short_table(board, columns))
             if number == 0:
                 parts.append(plot(board, columns))
@@ -222,7 +249,7 @@ class OptionCosts(Directive):
 def _with_ratio(text: str, plain: str) -> str:
     time, of_plain = _time(text), _time(plain)
     if time is None or not of_plain:
-        return _milliseconds(text)
+        return milliseconds(text)
     return f"{text} ms ({time / of_plain:.2f})"
 
 
@@ -243,22 +270,10 @@ class Summary(Directive):
         head = ("loss", "size", "published", "fastest TensorFlow form", "fastneg",
                 "published / fastneg", "fastest / fastneg")  # fmt: skip
         lines = list(self.content) or SUMMARY.strip().splitlines()
-        body, used = [], {}
-        for example in examples(lines):
-            board, j = example.board, example.column
-            used[_title(board)] = None
-            body.append(
-                (
-                    example.loss,
-                    example.size,
-                    _milliseconds(board.cell(f"{PUBLISHED}: ms", j)),
-                    _milliseconds(board.fastest_ms(j)),
-                    _milliseconds(board.cell(f"{FASTNEG}: ms", j)),
-                    board.cell(f"published / {FASTNEG}", j),
-                    board.cell(f"{FASTEST} / {FASTNEG}", j),
-                )
-            )
-        text = f"<p>Measured on: {escape('; '.join(used))}.</p>"
+        found = examples(lines)
+        body = [(example.loss, example.size, *example.times()) for example in found]
+        used = dict.fromkeys(_title(example.board) for example in found)
+        text = f"<p>{caption(found)} Measured on: {escape('; '.join(used))}.</p>"
         return [nodes.raw("", html_table(head, body) + text, format="html")]
 
 
