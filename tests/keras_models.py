@@ -9,8 +9,10 @@ import tensorflow as tf
 
 import fastneg
 from fastneg.layers import (
+    CandidateQueue,
     NegativeCosineLayer,
     NegativeMiningSoftmaxLoss,
+    Retrieval,
     SampledSoftmaxEmbedding,
     SampledSoftmaxLayer,
 )
@@ -24,6 +26,7 @@ DOC = (QUERY + 0.1 * _RNG.normal(size=(ROWS, 3))).astype(np.float32)
 LABELS = np.arange(ROWS, dtype=np.int32) % 3
 WEIGHTS = _RNG.uniform(0.5, 1.5, ROWS).astype(np.float32)
 WEIGHTS[[1, 7, 12]] = 0
+IDS = np.arange(ROWS, dtype=np.int32) // 2
 HISTORY = _RNG.integers(0, CLASSES, (ROWS, 3)).astype(np.int32)
 SHIFTS = [1, 3, 2]
 
@@ -137,6 +140,24 @@ def cosine_model() -> keras.Model:
     )
 
 
+def retrieval_model() -> keras.Model:
+    inputs, (query, doc) = _towers()
+    ids = keras.Input([], dtype="int32", name="ids")
+    weights = keras.Input([], name="weights")
+    candidates = CandidateQueue(4)(doc, candidate_ids=ids)
+    retrieval = Retrieval(
+        temperature=0.5, normalize=True, remove_accidental_hits=True, reduction="mean"
+    )
+    loss = retrieval(
+        query,
+        candidates["candidate_embeddings"],
+        sample_weight=weights,
+        candidate_ids=candidates["candidate_ids"],
+        candidate_mask=candidates["candidate_mask"],
+    )
+    return keras.Model([*inputs, ids, weights], loss)
+
+
 def embedding_model() -> keras.Model:
     history = keras.Input([3], dtype="int32", name="history")
     clicked = keras.Input([], dtype="int32", name="clicked")
@@ -175,6 +196,11 @@ def pairwise_model() -> keras.Model:
 MODELS: dict[str, tuple[Callable[[], keras.Model], dict[str, Any], dict[str, Any]]] = {
     "mining": (mining_model, {}, {"x": [QUERY, DOC, LABELS, WEIGHTS]}),
     "cosine": (cosine_model, {"loss": fastneg.losses.OutputLoss()}, {"x": [QUERY, DOC]}),
+    "retrieval": (
+        retrieval_model,
+        {"loss": fastneg.losses.OutputLoss()},
+        {"x": [QUERY, DOC, IDS, WEIGHTS]},
+    ),
     "embedding": (embedding_model, {}, {"x": [HISTORY, LABELS, WEIGHTS]}),
     "sampled": (
         sampled_model,

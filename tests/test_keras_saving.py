@@ -80,7 +80,7 @@ def test_importing_fastneg_before_keras_is_enough(saved: pathlib.Path) -> None:
     run_python(
         f"""
         import fastneg, keras
-        for name in ("mining", "cosine", "embedding", "pairwise"):
+        for name in ("mining", "cosine", "retrieval", "embedding", "pairwise"):
             keras.models.load_model({str(saved)!r} + f"/{{name}}.keras")
         """
     )
@@ -105,6 +105,9 @@ def test_serving(tmp_path: pathlib.Path) -> None:
     tower.export(tmp_path / "tower", verbose=False)
     np.save(tmp_path / "expected.npy", tower.predict(HISTORY, verbose=0))
     _trained("cosine").export(tmp_path / "model", verbose=False)
+    retrieval = _trained("retrieval")
+    retrieval.export(tmp_path / "retrieval", verbose=False)
+    loss = loss_of("retrieval", retrieval)
     run_python(
         f"""
         import sys
@@ -118,11 +121,15 @@ def test_serving(tmp_path: pathlib.Path) -> None:
         assert "fastneg" not in sys.modules
 
         import fastneg
-        from keras_models import DOC, QUERY
+        from keras_models import DOC, MODELS, QUERY
         model = tf.saved_model.load({str(tmp_path / "model")!r})
         losses = [model.serve([QUERY, DOC]).numpy() for _ in range(2)]
         assert losses[0].shape == (1,) and losses[0] > 0
         assert losses[0] != losses[1], "The permutations are not drawn anew."
+        model = tf.saved_model.load({str(tmp_path / "retrieval")!r})
+        np.testing.assert_allclose(
+            model.serve(MODELS["retrieval"][2]["x"]), {loss!r}, rtol=1e-6
+        )
         """
     )
 
@@ -138,10 +145,10 @@ def test_clone(name: str) -> None:
     _, compile_arguments, data = MODELS[name]
     clone.compile(keras.optimizers.Adam(0.05), **compile_arguments)
     assert loss_of(name, clone) == expected
-    before = clone.get_weights()
+    before = [np.asarray(variable) for variable in clone.trainable_variables]
     clone.fit(**data, batch_size=BATCH, verbose=0)
     assert all(
-        np.any(left != right) for left, right in zip(before, clone.get_weights(), strict=True)
+        np.any(left != right) for left, right in zip(before, clone.trainable_variables, strict=True)
     )
     assert loss_of(name, clone) < expected
     assert loss_of(name, model) == expected
