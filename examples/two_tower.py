@@ -1,11 +1,12 @@
-"""Trains a two-tower model twice, with the plain TensorFlow loss and with fastneg's, and compares.
+r"""Trains a two-tower model twice, with plain TensorFlow's loss and with fastneg's, and compares.
 
     python examples/two_tower.py
     python examples/two_tower.py --interactions ratings.csv --negatives 64
     python examples/two_tower.py --interactions gowalla_train.npz --negatives 4 32 256 1024 \
         --time-limit 3
     python examples/two_tower.py --interactions gowalla_train.npz --loss in-batch \
-        --batch-size 2048 --gamma 12.5 --positive-out --negative-weight 1.22 --time-limit 3
+        --batch-size 1024 --gamma 10 --learning-rate 3e-3 --epochs 16 --positive-out \
+        --negative-weight 1.22 --time-limit 3
 
 Both trainings start from the same tables and see the same batches and shifts. The model itself is
 in `retrieval/model.py`, how it calls a loss in `retrieval/batch_losses.py`; which of the losses it

@@ -8,9 +8,21 @@ import keras_models
 import numpy as np
 import pytest
 import tensorflow as tf
-from keras_models import BATCH, DOC, FUNCTIONS, LABELS, MODELS, QUERY, ROWS, WEIGHTS, every
+from keras_models import (
+    BATCH,
+    CLASSES,
+    DOC,
+    FUNCTIONS,
+    LABELS,
+    MODELS,
+    QUERY,
+    ROWS,
+    WEIGHTS,
+    every,
+)
 
 import fastneg
+from fastneg.layers import NegativeCosineLayer, NegativeMiningSoftmaxLoss, SampledSoftmaxEmbedding
 
 MODES: dict[str, dict[str, Any]] = {
     "graph": {"jit_compile": False},
@@ -194,6 +206,47 @@ def test_layer_with_gradient_accumulation(name: str) -> None:
     optimizer = keras.optimizers.SGD(0.5, gradient_accumulation_steps=2)
     _, history = _fit(name, {"jit_compile": False}, 12, optimizer=optimizer)
     assert history[-1] < 0.95 * history[0]
+
+
+LAYERS: dict[str, Callable[[], Any]] = {
+    "mining": lambda: NegativeMiningSoftmaxLoss(4, seed=3),
+    "cosine": lambda: NegativeCosineLayer(NEG=4, seed=3),
+    "sampled": lambda: SampledSoftmaxEmbedding(CLASSES, 3, num_sampled=4, seed=3),
+}
+
+
+@pytest.mark.skipif(not hasattr(keras, "RematScope"), reason="Keras before 3.9")
+@pytest.mark.parametrize("graph", [False, True])
+@pytest.mark.parametrize("name", LAYERS)
+def test_layer_in_a_remat_scope_draws_once(name: str, graph: bool) -> None:
+    """Drawn anew for the gradient, negatives would be others than those of the loss."""
+
+    def results(layer: Any) -> list[Any]:
+        keras.utils.set_random_seed(2)
+
+        def compute() -> tuple[Any, Any]:
+            query, doc = tf.constant(QUERY), tf.constant(DOC)
+            with tf.GradientTape() as tape:
+                tape.watch(query)
+                if name == "mining":
+                    loss = layer((query, doc), labels=LABELS)
+                elif name == "cosine":
+                    loss = layer([query, doc])
+                else:
+                    loss = layer(query, labels=LABELS)
+            return loss, tape.gradient(loss, query)
+
+        if name == "sampled":
+            layer.build()
+        return list((tf.function(compute, autograph=False) if graph else compute)())
+
+    keras.utils.set_random_seed(1)
+    expected = results(LAYERS[name]())
+    keras.utils.set_random_seed(1)
+    with keras.RematScope(mode="full"):
+        actual = results(LAYERS[name]())
+    for got, exact in zip(actual, expected, strict=True):
+        np.testing.assert_allclose(got, exact, rtol=1e-6)
 
 
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"], indirect=True)

@@ -57,6 +57,14 @@ class FixedOptions:
                 )
         super().__setattr__(name, value)
 
+    def rematerialized_call(self, layer_call: Any, *args: Any, **kwargs: Any) -> Any:
+        """Returns `layer_call` itself, inside a `keras.RematScope` too.
+
+        Computed a second time for the gradient, the layer would draw other negatives, or change
+        its state twice; and it keeps next to nothing in memory that this would save.
+        """
+        return layer_call
+
     def get_config(self) -> dict[str, Any]:
         """Returns what the constructor takes."""
         config: dict[str, Any] = super().get_config()  # type: ignore[misc]
