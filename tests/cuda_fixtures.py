@@ -4,14 +4,16 @@ from collections.abc import Iterator
 
 import cuda_on_host
 import pytest
+from shared_folders import filled_once
 
 
 @pytest.fixture(scope="session")
 def kernels_of_session(tmp_path_factory: pytest.TempPathFactory) -> cuda_on_host.Kernels:
-    """The kernels, built once."""
+    """The kernels, built once for all processes."""
     if (reason := cuda_on_host.why_not()) is not None:
         pytest.skip(reason)
-    return cuda_on_host.Kernels(cuda_on_host.build(tmp_path_factory.mktemp("cuda_on_host")))
+    folder = filled_once(tmp_path_factory, "cuda_on_host", cuda_on_host.build)
+    return cuda_on_host.Kernels(folder / cuda_on_host.LIBRARY)
 
 
 @pytest.fixture

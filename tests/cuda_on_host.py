@@ -33,8 +33,11 @@ def compiler() -> str | None:
     return shutil.which(os.environ.get("CXX", "c++"))
 
 
-def build(folder: Path) -> Path:
-    """Compiles the kernels for the host into `folder` and returns the library."""
+LIBRARY = "cuda_on_host.so"
+
+
+def build(folder: Path) -> None:
+    """Compiles the kernels for the host into `folder`: LIBRARY there."""
     command = [
         compiler() or "c++",
         *("-std=c++17", "-O1", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Werror"),
@@ -50,9 +53,8 @@ def build(folder: Path) -> Path:
     sources = [*SOURCES.rglob("*.cu"), *STAND_IN.glob("*.cc")]
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         objects = list(pool.map(compile_one, sources))
-    library = folder / "cuda_on_host.so"
-    subprocess.run([compiler() or "c++", "-shared", *objects, "-o", library], check=True)
-    return library
+    command = [compiler() or "c++", "-shared", *map(str, objects), "-o", str(folder / LIBRARY)]
+    subprocess.run(command, check=True)
 
 
 class Kernels:

@@ -14,6 +14,7 @@ from pathlib import Path
 import cuda_on_host
 import pytest
 from processes import run_python
+from shared_folders import filled_once
 
 _ARCHITECTURE = "sm_90"
 _NVCC = shutil.which("nvcc")
@@ -26,9 +27,13 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
         pytest.skip("there is no nvcc")
     if not cuda_on_host.SOURCES.is_dir():
         pytest.skip("the sources of the CUDA kernels are not here")
-    folder = tmp_path_factory.mktemp("cuda")
+    folder = filled_once(tmp_path_factory, "cuda", _build)
+    return folder / "_cuda.so", (folder / "report").read_text()
+
+
+def _build(folder: Path) -> None:
     command = [
-        _NVCC,
+        str(_NVCC),
         *(f"-arch={_ARCHITECTURE}", "-std=c++17", "-O3", "-Werror", "all-warnings"),
         *("-Xcompiler", "-Wall,-Wextra,-Werror,-fPIC,-fvisibility=hidden"),
         *("-Xptxas", "-v", f"-I{cuda_on_host.ROOT / 'csrc'}"),
@@ -44,10 +49,9 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         objects = list(pool.map(compile_one, sorted(cuda_on_host.SOURCES.rglob("*.cu"))))
-    library = folder / "_cuda.so"
-    link = [_NVCC, f"-arch={_ARCHITECTURE}", "-shared", "-Xlinker", "--exclude-libs,ALL"]
-    subprocess.run([*link, *(path for path, _ in objects), "-o", library], check=True)
-    return library, "".join(report for _, report in objects)
+    link = [str(_NVCC), f"-arch={_ARCHITECTURE}", "-shared", "-Xlinker", "--exclude-libs,ALL"]
+    subprocess.run([*link, *(path for path, _ in objects), "-o", folder / "_cuda.so"], check=True)
+    (folder / "report").write_text("".join(report for _, report in objects))
 
 
 def test_no_kernel_spills(built: tuple[Path, str]) -> None:

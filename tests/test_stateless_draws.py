@@ -59,12 +59,15 @@ def test_a_draw_depends_on_the_seed_alone(backend: str, name: str, mode: str) ->
         assert LOSSES[name](ROWS, seed=(1, 2)) == LOSSES[name](ROWS, seed=np.array([1, 2]))
 
 
+# Keras wraps TensorFlow's function, so a graph more would show nothing more of it.
 @pytest.mark.parametrize(
-    ("wrapper", "draw"),
-    [(tf.recompute_grad, "seed"), (tf.recompute_grad, "given"), (keras.remat, "seed")],
-    ids=["TensorFlow-seed", "TensorFlow-given", "Keras-seed"],
+    ("wrapper", "draw", "mode"),
+    [
+        *((tf.recompute_grad, "seed", mode) for mode in MODES),
+        *((tf.recompute_grad, "given", mode) for mode in MODES),
+        *((keras.remat, "seed", mode) for mode in ("eager", "graph")),
+    ],
 )
-@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("name", LOSSES)
 def test_recomputation(
     backend: str, name: str, mode: str, wrapper: Callable[..., Any], draw: str
@@ -90,14 +93,10 @@ def test_recomputation(
 
 def test_stateless_shifts(backend: str) -> None:
     """Uniform on 1 .. B-1 like others: the loss is the mean of the losses of single shifts."""
-    single = [
-        float(fastneg.softmax_loss_with_negative_mining(ROWS, OTHERS, np.ones(B), shifts=[k]))
-        for k in range(1, B)
-    ]
-    drawn = [
-        float(fastneg.softmax_loss_with_negative_mining(ROWS, OTHERS, np.ones(B), 1, seed=[3, k]))
-        for k in range(1100)
-    ]
+    loss = fastneg.softmax_loss_with_negative_mining
+    draw = tf.function(lambda seed: loss(ROWS, OTHERS, np.ones(B), 1, seed=seed), autograph=False)
+    single = [float(loss(ROWS, OTHERS, np.ones(B), shifts=[k])) for k in range(1, B)]
+    drawn = [float(draw(tf.constant([3, k]))) for k in range(1100)]
     nearest = np.argmin(np.abs(np.subtract.outer(drawn, single)), axis=1)
     counts = np.bincount(nearest, minlength=B - 1)
     np.testing.assert_allclose(np.array(single)[nearest], drawn, rtol=1e-9)
