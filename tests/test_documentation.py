@@ -1,6 +1,7 @@
 """README and site: their code runs, every public name and every error message has its place."""
 
 import importlib
+import json
 import re
 from pathlib import Path
 
@@ -118,3 +119,12 @@ def test_links_of_the_readme_lead_somewhere() -> None:
     text = (ROOT / "README.md").read_text()
     for target in re.findall(r"\]\(([^)#]+)[^)]*\)", text):
         assert target.startswith("https://") or (ROOT / target).exists(), target
+
+
+def test_notebooks_hold_no_results() -> None:
+    """They run when the site is built."""
+    notebooks = sorted(DOCS.rglob("*.ipynb"))
+    assert notebooks
+    for path in notebooks:
+        for cell in json.loads(path.read_text())["cells"]:
+            assert not cell.get("outputs"), f"{path.name}: {cell['id']}"
