@@ -19,9 +19,11 @@ def backend(request: pytest.FixtureRequest) -> object:
     return request.getfixturevalue(request.param)
 
 
+# The last step of plain TensorFlow, a mean or none, is the same in all modes.
 @pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("mode", evaluation.MODES)
-@pytest.mark.parametrize("reduction", ["mean", "none"])
+@pytest.mark.parametrize(
+    ("reduction", "mode"), [("mean", "eager"), *(("none", mode) for mode in evaluation.MODES)]
+)
 def test_the_reference_is_the_formula(
     reference: str, mode: str, variant: str, reduction: str
 ) -> None:
