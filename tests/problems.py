@@ -96,6 +96,16 @@ def with_everything(problem: Problem, *, seed: int = 0) -> Problem:
     )
 
 
+def with_hit(problem: Problem, item: int) -> Problem:
+    """An item has the id of all rows that count, and its own row does not count."""
+    problem.labels[item] = 0
+    ids = np.full(len(problem.labels), 7)
+    others = np.flatnonzero(problem.labels == 0)
+    ids[others] = 1000 + others
+    ids[item] = 7
+    return problem.with_options(candidate_ids=ids)
+
+
 def overflowing(num_negatives: int, dtype: str, sign: float) -> Problem:
     """48 rows whose products with the items 5, 6 and 7 are beyond float32, but not beyond float64.
 

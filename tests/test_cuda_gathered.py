@@ -309,6 +309,18 @@ def test_products_that_overflow(
     _check(results, truth, 2.0, problem.item_emb[:, 1:], np.count_nonzero(problem.labels))
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("num_negatives", [2, 9, 40])
+def test_accidental_hits_may_hold_anything(
+    kernels: cuda_on_host.Kernels, num_negatives: int, bad: float
+) -> None:
+    problem = problems.with_hit(problems.make(48, num_negatives, 9, gamma=2.0), 5)
+    truth = _truth(problem)
+    problem.item_emb[5] = bad
+    results = kernels.rolled(problem)
+    _check(results, truth, 2.0, problem.user_emb, np.count_nonzero(problem.labels))
+
+
 def test_zero_rows(kernels: cuda_on_host.Kernels) -> None:
     problem = problems.make(20, 5, 64, positive_share=1.0)
     problem.user_emb[3] = problem.item_emb[3] = problem.item_emb[8] = 0

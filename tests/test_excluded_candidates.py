@@ -151,22 +151,13 @@ def test_a_row_without_weight_overflows(
     )
 
 
-def _with_hits(problem: problems.Problem) -> problems.Problem:
-    """Item 5 has the id of all rows that count, and its own row does not count."""
-    ids = np.full(len(problem.labels), 7)
-    ids[np.flatnonzero(problem.labels == 0)] = 1000 + np.flatnonzero(problem.labels == 0)
-    ids[5] = 7
-    return problem.with_options(candidate_ids=ids)
-
-
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("embed_normed", [False, True])
 @pytest.mark.parametrize("num_negatives", [1, 4, 9, 40])
 def test_rolled(backend: str, num_negatives: int, embed_normed: bool, mode: str) -> None:
     for bad in BAD:
         problem = problems.make(48, num_negatives, 9, embed_normed=embed_normed, gamma=2.0)
-        problem.labels[5] = 0
-        problem = _with_hits(problem)
+        problem = problems.with_hit(problem, 5)
         truth = evaluation.truth(problem)
         problem.item_emb[5] = bad
         result = evaluation.run(fastneg.softmax_loss_with_negative_mining, problem, mode)
@@ -176,8 +167,7 @@ def test_rolled(backend: str, num_negatives: int, embed_normed: bool, mode: str)
 
 def test_rolled_in_xla(xla_backend: str) -> None:
     problem = problems.make(48, 9, 9, gamma=2.0)
-    problem.labels[5] = 0
-    problem = _with_hits(problem)
+    problem = problems.with_hit(problem, 5)
     truth = evaluation.truth(problem)
     problem.item_emb[5] = np.nan
     _assert_close(evaluation.run(fastneg.softmax_loss_with_negative_mining, problem, "xla"), truth)
@@ -187,8 +177,7 @@ def test_rolled_in_xla(xla_backend: str) -> None:
 @pytest.mark.parametrize("shape", [(130, 17, 31), (129, 128, 8), (150, 33, 300), (70, 5, 128)])
 def test_rolled_sizes(backend: str, shape: tuple[int, ...], dtype: str) -> None:
     problem = problems.make(*shape, dtype=dtype, gamma=2.0)
-    problem.labels[5] = 0
-    problem = _with_hits(problem)
+    problem = problems.with_hit(problem, 5)
     truth = evaluation.truth(problem)
     problem.item_emb[5] = np.nan
     _assert_close(evaluation.run(fastneg.softmax_loss_with_negative_mining, problem), truth, dtype)
