@@ -153,6 +153,10 @@ class Kernels:
         args.gamma, args.margin, args.t = (
             float(options[name]) for name in ("gamma", "margin", "t")
         )
+        for name in ("positive_in_softmax", "negative_weight"):
+            setattr(args, name, options.get(name, True))
+        args.refined = options.get("correction") == "refined"
+        args.positive_in_softmax &= not args.refined
         if labels is not None:
             args.label_dtype = self._dtype(labels)
             args.labels = labels.ctypes.data

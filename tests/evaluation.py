@@ -1,6 +1,6 @@
 """Runs a loss on a problem in every way that TensorFlow offers, and compares with the truth."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import ml_dtypes
@@ -124,15 +124,22 @@ def _usual_scales(problem: problems.Problem) -> dict[str, float]:
         np.mean(np.linalg.norm(rows.astype(np.float64), axis=1))
         for rows in (problem.user_emb, problem.item_emb)
     ]
+    # A difference of logits is as exact as these are rounded.
+    logits = gamma if is_decoupled(problem.options) else 1.0
     return {
-        "loss": 1.0,
+        "loss": logits,
         "grad_user": gamma / num_rows / norms[0],
         "grad_item": gamma / num_rows / norms[1],
-        "grad_weights": 1 / num_rows,
+        "grad_weights": logits / num_rows,
         "grad_gamma": 1.0,
         "grad_margin": gamma,
         "grad_t": gamma,
     }
+
+
+def is_decoupled(options: Mapping[str, Any]) -> bool:
+    """Whether the positive is out of the softmax."""
+    return not options.get("positive_in_softmax", True) or options.get("correction") == "refined"
 
 
 def _epsilon(dtype: Any) -> float:

@@ -37,6 +37,9 @@ def rolled_softmax(
     t: float = 1.0,
     candidate_sampling_probability: Any = None,
     candidate_ids: Any = None,
+    positive_in_softmax: bool = True,
+    negative_weight: float = 1.0,
+    correction: str = "standard",
 ) -> Truth:
     """Row i's negatives are the rows i - shift."""
     batch_size = len(user_emb)
@@ -54,6 +57,9 @@ def rolled_softmax(
         t=t,
         candidate_sampling_probability=candidate_sampling_probability,
         candidate_ids=candidate_ids,
+        positive_in_softmax=positive_in_softmax and correction != "refined",
+        negative_weight=negative_weight,
+        refined=correction == "refined",
     )
 
 
@@ -66,6 +72,9 @@ def shuffled_cosine(
     scale: float = 20.0,
     candidate_sampling_probability: Any = None,
     candidate_ids: Any = None,
+    positive_in_softmax: bool = True,
+    negative_weight: float = 1.0,
+    correction: str = "standard",
 ) -> Truth:
     """Row i's negatives are the rows permutations[:, i]; user and item are query and document."""
     return _gathered_softmax(
@@ -80,6 +89,9 @@ def shuffled_cosine(
         t=1.0,
         candidate_sampling_probability=candidate_sampling_probability,
         candidate_ids=candidate_ids,
+        positive_in_softmax=positive_in_softmax and correction != "refined",
+        negative_weight=negative_weight,
+        refined=correction == "refined",
     )
 
 
@@ -96,6 +108,9 @@ def _gathered_softmax(
     t: float,
     candidate_sampling_probability: Any,
     candidate_ids: Any,
+    positive_in_softmax: bool,
+    negative_weight: float,
+    refined: bool,
 ) -> Truth:
     """Row by row: cosines, logits, softmax, and back. `negatives` gives a row's item rows."""
     user_emb, item_emb = _float64(user_emb), _float64(item_emb)
@@ -105,9 +120,12 @@ def _gathered_softmax(
     users, items = user_emb, item_emb
     if not embed_normed:
         users, items = _normalize(user_emb), _normalize(item_emb)
-    log_q = np.zeros(batch_size)
+    log_q = log_others = np.zeros(batch_size)
     if candidate_sampling_probability is not None:
-        log_q = np.log(np.maximum(_float64(candidate_sampling_probability), 1e-9))
+        probability = np.maximum(_float64(candidate_sampling_probability), 1e-9)
+        log_q = np.log(probability)
+        if refined:
+            log_others = np.log(np.maximum(1 - probability, 1e-9))
 
     counted = labels > 0
     num_rows = np.count_nonzero(counted & (weights != 0))
@@ -125,23 +143,18 @@ def _gathered_softmax(
         hard[0] = False
         scores = np.where(hard, t * cosines + t - 1, cosines)
         scores[0] = positive
-        logits = gamma * scores - log_q[candidates]
-        highest = logits.max()
-        exponentials = np.exp(logits - highest)
-        total, rest = exponentials.sum(), exponentials[1:].sum()
-        # Neither a loss nor a gradient close to 0 may come from a difference of numbers close to 1.
-        row_loss = (
-            np.log1p(rest / exponentials[0])
-            if exponentials[0] > 1e-300
-            else (np.log(total) - (logits[0] - highest))
-        )
+        logits = gamma * scores - log_q[candidates] + log_others[i]
+        if refined:
+            logits[0] = gamma * positive
+        if positive_in_softmax:
+            row_loss, grad_logits = _loss_with_positive(logits)
+        else:
+            row_loss, grad_logits = _loss_without_positive(logits, negative_weight, refined)
         grad_weights[i] = row_loss / num_rows
         if weights[i] == 0:
             continue
 
         loss += weights[i] * row_loss / num_rows
-        grad_logits = exponentials / total
-        grad_logits[0] = -rest / total
         grad_logits *= weights[i] / num_rows
         grad_gamma += grad_logits @ scores
         grad_margin -= gamma * grad_logits[0]
@@ -153,6 +166,38 @@ def _gathered_softmax(
         grad_users = _normalize_gradient(user_emb, grad_users)
         grad_items = _normalize_gradient(item_emb, grad_items)
     return Truth(loss, grad_users, grad_items, grad_weights, grad_gamma, grad_margin, grad_t)
+
+
+def _loss_with_positive(logits: Array) -> tuple[float, Array]:
+    highest = logits.max()
+    exponentials = np.exp(logits - highest)
+    total, rest = exponentials.sum(), exponentials[1:].sum()
+    # Neither a loss nor a gradient close to 0 may come from a difference of numbers close to 1.
+    loss = (
+        np.log1p(rest / exponentials[0])
+        if exponentials[0] > 1e-300
+        else (np.log(total) - (logits[0] - highest))
+    )
+    grads = exponentials / total
+    grads[0] = -rest / total
+    return loss, grads
+
+
+def _loss_without_positive(
+    logits: Array, negative_weight: float, refined: bool
+) -> tuple[float, Array]:
+    own, negatives = logits[0], logits[1:]
+    if not len(negatives):
+        return 0.0, np.zeros(1)
+    exponentials = np.exp(negatives - negatives.max())
+    log_sum = np.log(exponentials.sum()) + negatives.max()
+    loss = negative_weight * log_sum - own
+    grads = np.concatenate([[-1.0], negative_weight * exponentials / exponentials.sum()])
+    if refined:
+        # 1 - P, P = exp(l_0) / (exp(l_0) + mean exp(l_k)), a constant.
+        constant = 1 / (1 + np.exp(own - (log_sum - np.log(len(negatives)))))
+        loss, grads = constant * loss, constant * grads
+    return loss, grads
 
 
 def _float64(values: Any) -> Array:

@@ -40,7 +40,7 @@ def rolled(users, items, dtype):
     results = [(dtype, shape) for shape in ((), users.shape, items.shape, (0,), (3,))]
     return call(
         "RolledSoftmax", results, users, items, labels, shifts,
-        gamma=20.0, margin=0.1, t=1.2, with_grad=True, with_scalar_grad=True,
+        gamma=20.0, margin=0.1, t=1.2, negative_weight=1.0, with_grad=True, with_scalar_grad=True,
     )
 
 truth = oracle.rolled_softmax(users, items, labels, shifts, gamma=20.0, margin=0.1, t=1.2)
@@ -80,7 +80,7 @@ labels, shifts = np.ones(4, np.int32), np.array([1, 2])
 
 def rolled(*arguments, results=((), (0,), (0,), (0,), (0,)), op="RolledSoftmax", **attributes):
     results = [(jnp.float32, shape) for shape in results]
-    scalars = dict(gamma=1.0, margin=0.0, t=1.0, **attributes)
+    scalars = dict(gamma=1.0, margin=0.0, t=1.0, negative_weight=1.0, **attributes)
     return jax.jit(lambda *values: call(op, results, *values, **scalars))(*arguments)
 
 assert np.isfinite(rolled(ones, ones, labels, shifts)[0])

@@ -180,8 +180,11 @@ def test_symbolic_output(name: str) -> None:
 @pytest.mark.parametrize(
     "layer",
     [
-        NegativeMiningSoftmaxLoss(7, True, 2.0, 0.1, 1.3, 5, True, name="mined"),
+        NegativeMiningSoftmaxLoss(
+            7, True, 2.0, 0.1, 1.3, 5, True, False, 1.2, "refined", name="mined"
+        ),
         NegativeCosineLayer(7, 0.3, 10.0, "batch", 5, True, name="shuffled"),
+        NegativeCosineLayer(7, positive_in_softmax=False, negative_weight=1.2, name="decoupled"),
         SampledSoftmaxLayer(7, False, 5, name="sampled"),
         SampledSoftmaxEmbedding(9, 3, 7, False, 5, mask_zero=True, name="embedding"),
     ],
@@ -395,3 +398,24 @@ def test_bad_arguments_are_named() -> None:
         NegativeMiningSoftmaxLoss(gamma=-1.0, learnable_gamma=True)
     with pytest.raises(ValueError, match="`sample_weight` must have shape"):
         SampledSoftmaxEmbedding(9, 2)(two[0], labels=[1, 2, 3, 4], sample_weight=[1.0])
+
+
+@pytest.mark.parametrize("options", [{"negative_weight": 1.3}, {"correction": "refined"}])
+def test_row_options_are_passed_on(options: dict[str, Any]) -> None:
+    """Two rows leave one possible shift; the identity is a permutation of one row."""
+    rng = np.random.default_rng(0)
+    user, item = rng.normal(size=(2, 2, 3)).astype(np.float32)
+    options = {"positive_in_softmax": False, **options}
+    facts = {"candidate_sampling_probability": np.array([0.2, 0.3], np.float32)}
+    loss = NegativeMiningSoftmaxLoss(1, gamma=3.0, **options)((user, item), tf.ones([2]), **facts)
+    truth = oracle.rolled_softmax(user, item, [1, 1], [1], gamma=3.0, **facts, **options)
+    np.testing.assert_allclose(loss, truth.loss, rtol=1e-6)
+    one = {name: value[:1] for name, value in facts.items()}
+    loss = NegativeCosineLayer(1, scale=3.0, **options)([user[:1], item[:1]], **one)
+    truth = oracle.shuffled_cosine(user[:1], item[:1], [[0]], scale=3.0, **one, **options)
+    np.testing.assert_allclose(loss, [truth.loss], rtol=1e-5, atol=1e-6)
+
+
+def test_a_batch_of_one_row_has_no_negatives_to_weigh() -> None:
+    layer = NegativeMiningSoftmaxLoss(3, positive_in_softmax=False, negative_weight=1.3)
+    assert layer((tf.ones([1, 2]), tf.ones([1, 2])), tf.ones([1])) == 0

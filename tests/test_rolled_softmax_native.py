@@ -151,6 +151,7 @@ def test_operation_called_directly_under_a_tape() -> None:
                 options["gamma"],
                 options["margin"],
                 options["t"],
+                1.0,
                 [weights],
                 [options["candidate_sampling_probability"]],
                 [options["candidate_ids"]],

@@ -90,7 +90,13 @@ def test_a_training_step_calls_the_kernels_once(calls: list[bool]) -> None:
 
 def _arguments(problem: problems.Problem, **options: Any) -> dict[str, Any]:
     arrays = {name: getattr(problem, name) for name in ("user_emb", "item_emb", "labels", "shifts")}
-    return inputs.prepare({**arrays, "embed_normed": False, **problem.options, **options})
+    defaults = {
+        "embed_normed": False,
+        "positive_in_softmax": True,
+        "negative_weight": 1.0,
+        "correction": "standard",
+    }
+    return inputs.prepare({**arrays, **defaults, **problem.options, **options})
 
 
 def _run(arguments: dict[str, Any], num_threads: int = 1) -> call.Result:

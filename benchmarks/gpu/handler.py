@@ -54,7 +54,7 @@ class Handler:
             "num_sampling_probabilities": options.get("probability"),
             "num_candidate_ids": options.get("ids"),
         }
-        numbers = {"gamma": options.get("gamma", 1.0)}
+        numbers = {"gamma": options.get("gamma", 1.0), "negative_weight": 1.0}
         shapes = [(), user.shape, item.shape]
         if shifts is not None:
             labels = options.get("labels")

@@ -42,6 +42,7 @@ class Status(enum.IntEnum):
     ID_OUT_OF_RANGE = 9
     NO_DEVICE = 10
     DEVICE_FAILURE = 11
+    INVALID_OPTION = 12
 
 
 class CallError(RuntimeError):
@@ -63,7 +64,10 @@ class _Executor(ctypes.Structure):
 
 
 class GatheredSoftmaxArgs(ctypes.Structure):
-    """What both gathered losses take."""
+    """What both gathered losses take.
+
+    The positive is in the softmax unless an argument says otherwise.
+    """
 
     _fields_ = (
         ("batch_size", ctypes.c_int64),
@@ -83,6 +87,9 @@ class GatheredSoftmaxArgs(ctypes.Structure):
         ("t", ctypes.c_double),
         ("sampling_probability", ctypes.c_void_p),
         ("candidate_ids", ctypes.c_void_p),
+        ("refined", ctypes.c_bool),
+        ("positive_in_softmax", ctypes.c_bool),
+        ("negative_weight", ctypes.c_double),
         ("loss", ctypes.c_void_p),
         ("grad_user", ctypes.c_void_p),
         ("grad_item", ctypes.c_void_p),
@@ -93,6 +100,9 @@ class GatheredSoftmaxArgs(ctypes.Structure):
         ("executor", _Executor),
         ("error_index", ctypes.c_void_p),
     )
+
+    def __init__(self, **values: Any) -> None:  # noqa: D107
+        super().__init__(**{"positive_in_softmax": True, "negative_weight": 1.0, **values})
 
 
 class RolledSoftmaxArgs(GatheredSoftmaxArgs):

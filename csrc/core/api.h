@@ -47,7 +47,7 @@ enum class Status : int32_t {
   kIdOutOfRange,       // An id or a row index is not in the range that its argument names.
   kNoDevice,           // CUDA only: no driver or no device.
   kDeviceFailure,      // CUDA only: CUDA refused a call.
-  kInvalidOption,      // InBatchSoftmax: an option is out of its range, or one that another one excludes.
+  kInvalidOption,      // An option is out of its range, or one that another one excludes.
 };
 
 // One step of a parallel computation: `task(context, first_index + n)` for n = 0 .. num_tasks - 1, in any order.
@@ -73,6 +73,10 @@ struct Executor {
 //   l_0 = gamma p - log q_i,  l_k = gamma s_k - log q_j
 //   row loss = logsumexp(l_0 .. l_K) - l_0,  loss = sum_i w_i row_i / #{counted i: w_i != 0}
 //
+// With the positive out of the softmax, row loss = negative_weight logsumexp(l_1 .. l_K) - l_0, or 0 where no negative
+// is left. The refined correction has l_0 = gamma p and l_k = gamma s_k - log(q_j / (1 - q_i)), 1 - q_i at least 1e-9,
+// and multiplies the row loss by the constant 1 - exp(l_0) / (exp(l_0) + mean exp(l_k)).
+//
 // Buffers marked [compute] hold ComputeType(dtype). Gradients are those of `loss` itself (upstream 1).
 struct GatheredSoftmaxArgs {
   int64_t batch_size = 0;     // B >= 0.
@@ -94,6 +98,9 @@ struct GatheredSoftmaxArgs {
   double t = 1.0;
   const void* sampling_probability = nullptr;  // q, [B] [compute], clipped below at 1e-9; null: no correction.
   const int64_t* candidate_ids = nullptr;      // [B]; negatives with the row's own id are left out; null: keep all.
+  bool refined = false;                        // Needs probabilities, and the positive out of the softmax.
+  bool positive_in_softmax = true;
+  double negative_weight = 1.0;  // 1 where the positive is in the softmax.
 
   void* loss = nullptr;  // [compute], one value. Required.
   // Optional results: null means that nobody pays for them. grad_user and grad_item come together.

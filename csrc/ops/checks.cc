@@ -36,6 +36,18 @@ void CheckComputeType(KernelContext& context, const char* names, DType compute_d
   context.Refuse(std::string(names) + " must be float64 exactly when the embeddings are, and float32 otherwise.");
 }
 
+void CheckRowOptions(KernelContext& context, const RowOptions& options, bool has_probabilities) {
+  if (options.positive_in_softmax && options.negative_weight != 1) {
+    context.Refuse("`negative_weight` must be 1 where the positive is in the softmax. Received: " +
+                   std::to_string(options.negative_weight) + ".");
+  }
+  if (options.refined && (options.positive_in_softmax || !has_probabilities)) {
+    context.Refuse(
+        "`refined` must come with sampling probabilities and the positive not in the softmax. Received: neither or one "
+        "of them.");
+  }
+}
+
 double ScalarValue(const Tensor& tensor) {
   return tensor.dtype() == DType::kFloat64 ? *static_cast<const double*>(tensor.data())
                                            : static_cast<double>(*static_cast<const float*>(tensor.data()));

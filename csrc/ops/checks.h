@@ -25,6 +25,14 @@ void CheckScalar(KernelContext& context, const char* name, const Tensor& tensor)
 // The compute type (float64 or float32) has to be that of `dtype`. `names`, quoted, are the inputs it is about.
 void CheckComputeType(KernelContext& context, const char* names, DType compute_dtype, DType dtype);
 
+// The row options that softmax losses have in common.
+struct RowOptions {
+  bool refined = false;
+  bool positive_in_softmax = true;
+  double negative_weight = 1.0;
+};
+void CheckRowOptions(KernelContext& context, const RowOptions& options, bool has_probabilities);
+
 // Of a scalar float32 or float64 tensor.
 double ScalarValue(const Tensor& tensor);
 

@@ -108,14 +108,8 @@ void CheckOptions(const InBatchSoftmaxKernel& kernel, const InBatchSoftmaxArgs& 
   if (!args.positive_in_softmax && args.label_smoothing != 0) {
     return refuse("`label_smoothing` must be 0 where the positive is not in the softmax.", args.label_smoothing);
   }
-  if (args.positive_in_softmax && args.negative_weight != 1) {
-    return refuse("`negative_weight` must be 1 where the positive is in the softmax.", args.negative_weight);
-  }
-  if (kernel.refined && (args.positive_in_softmax || !kernel.has_sampling_probability)) {
-    return context.Refuse(
-        "`refined` must come with sampling probabilities and the positive not in the softmax. Received: neither or one "
-        "of them.");
-  }
+  CheckRowOptions(context, {kernel.refined, args.positive_in_softmax, args.negative_weight},
+                  kernel.has_sampling_probability);
   if (kernel.bidirectional && (kernel.has_positives || kernel.refined || args.num_hard_negatives != 0)) {
     context.Refuse(
         "`bidirectional` must be alone. Received: positives, hard negatives or the refined correction with it.");

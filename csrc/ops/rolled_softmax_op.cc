@@ -15,11 +15,13 @@
 namespace fastneg::ops::rolled_softmax {
 namespace {
 
-enum InputIndex { kUserEmb, kItemEmb, kLabels, kShifts, kGamma, kMargin, kT, kFirstOptional };
+enum InputIndex { kUserEmb, kItemEmb, kLabels, kShifts, kGamma, kMargin, kT, kNegativeWeight, kFirstOptional };
 enum OutputIndex { kLoss, kGradUser, kGradItem, kGradWeights, kGradScalars };
 
 struct RolledSoftmaxKernel {
   bool embed_normed = false;
+  bool refined = false;
+  bool positive_in_softmax = true;
   bool with_grad = false;
   bool with_scalar_grad = false;
   bool has_weights = false;
@@ -32,7 +34,7 @@ struct RolledSoftmaxKernel {
 
 // Tensors of one execution. Optional ones are empty where the caller gave none.
 struct Inputs {
-  Tensor user_emb, item_emb, labels, shifts, gamma, margin, t;
+  Tensor user_emb, item_emb, labels, shifts, gamma, margin, t, negative_weight;
   Tensor weights, sampling_probability, candidate_ids;
 
   int64_t batch_size() const { return user_emb.dim(0); }
@@ -43,6 +45,8 @@ struct Inputs {
 std::vector<Attribute> RolledSoftmaxKernel::Attributes() {
   return {
       MemberAttribute<&RolledSoftmaxKernel::embed_normed>("embed_normed", AttributeKind::kFlag),
+      MemberAttribute<&RolledSoftmaxKernel::refined>("refined", AttributeKind::kFlag),
+      MemberAttribute<&RolledSoftmaxKernel::positive_in_softmax>("positive_in_softmax", AttributeKind::kFlag, 1),
       MemberAttribute<&RolledSoftmaxKernel::with_grad>("with_grad", AttributeKind::kFlag),
       MemberAttribute<&RolledSoftmaxKernel::with_scalar_grad>("with_scalar_grad", AttributeKind::kFlag),
       MemberAttribute<&RolledSoftmaxKernel::has_weights>("num_weights", AttributeKind::kPresence),
@@ -61,6 +65,7 @@ Inputs ReadInputs(const RolledSoftmaxKernel& kernel, KernelContext& context) {
   inputs.gamma = context.Input(kGamma);
   inputs.margin = context.Input(kMargin);
   inputs.t = context.Input(kT);
+  inputs.negative_weight = context.Input(kNegativeWeight);
   int next = kFirstOptional;
   if (kernel.has_weights) inputs.weights = context.Input(next++);
   if (kernel.has_sampling_probability) inputs.sampling_probability = context.Input(next++);
@@ -80,6 +85,7 @@ void Validate(const Inputs& inputs, KernelContext& context) {
   CheckScalar(context, "gamma", inputs.gamma);
   CheckScalar(context, "margin", inputs.margin);
   CheckScalar(context, "t", inputs.t);
+  CheckScalar(context, "negative_weight", inputs.negative_weight);
   if (inputs.shifts.rank() != 1) {
     context.Refuse("`shifts` must have rank 1, [num_negatives]. Received: " + inputs.shifts.ShapeText() + ".");
     return;
@@ -107,6 +113,9 @@ void FillArguments(const RolledSoftmaxKernel& kernel, const Inputs& inputs, Roll
   args->gamma = ScalarValue(inputs.gamma);
   args->margin = ScalarValue(inputs.margin);
   args->t = ScalarValue(inputs.t);
+  args->refined = kernel.refined;
+  args->positive_in_softmax = kernel.positive_in_softmax;
+  args->negative_weight = ScalarValue(inputs.negative_weight);
   args->weights = DataOrNull(inputs.weights);
   args->sampling_probability = DataOrNull(inputs.sampling_probability);
   args->candidate_ids = static_cast<const int64_t*>(DataOrNull(inputs.candidate_ids));
@@ -159,6 +168,9 @@ void RolledSoftmaxKernel::Compute(KernelContext& context) const {
   const Inputs inputs = ReadInputs(*this, context);
   if (context.ok()) Validate(inputs, context);
   if (!context.ok()) return;
+  CheckRowOptions(context, {refined, positive_in_softmax, ScalarValue(inputs.negative_weight)},
+                  has_sampling_probability);
+  if (!context.ok()) return;
   const Outputs outputs = AllocateOutputs(*this, inputs, context);
   if (!context.ok()) return;
   if (inputs.batch_size() == 0) {
@@ -181,6 +193,7 @@ void RolledSoftmaxKernel::Compute(KernelContext& context) const {
      {"gamma", "Tc"},
      {"margin", "Tc"},
      {"t", "Tc"},
+     {"negative_weight", "Tc"},
      {"weights", "Tc", "num_weights"},
      {"sampling_probability", "Tc", "num_sampling_probabilities"},
      {"candidate_ids", "int64", "num_candidate_ids"}},
@@ -196,7 +209,8 @@ void RolledSoftmaxKernel::Compute(KernelContext& context) const {
      {kShifts, 1, 1, "`shifts` must have rank 1, [num_negatives]"},
      {kGamma, 0, 0, "`gamma` must be a scalar"},
      {kMargin, 0, 0, "`margin` must be a scalar"},
-     {kT, 0, 0, "`t` must be a scalar"}},
+     {kT, 0, 0, "`t` must be a scalar"},
+     {kNegativeWeight, 0, 0, "`negative_weight` must be a scalar"}},
     /*runs_on_devices=*/true,
 });
 

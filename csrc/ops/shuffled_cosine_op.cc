@@ -14,10 +14,12 @@
 namespace fastneg::ops::shuffled_cosine {
 namespace {
 
-enum InputIndex { kQuery, kDoc, kPermutations, kGamma, kFirstOptional };
+enum InputIndex { kQuery, kDoc, kPermutations, kGamma, kNegativeWeight, kFirstOptional };
 enum OutputIndex { kLoss, kGradQuery, kGradDoc, kGradScalars };
 
 struct ShuffledCosineKernel {
+  bool refined = false;
+  bool positive_in_softmax = true;
   bool with_grad = false;
   bool with_scalar_grad = false;
   bool has_sampling_probability = false;
@@ -28,12 +30,14 @@ struct ShuffledCosineKernel {
 };
 
 struct Inputs {
-  Tensor query, doc, permutations, gamma;
+  Tensor query, doc, permutations, gamma, negative_weight;
   Tensor sampling_probability, candidate_ids;  // Empty where not given.
 };
 
 std::vector<Attribute> ShuffledCosineKernel::Attributes() {
   return {
+      MemberAttribute<&ShuffledCosineKernel::refined>("refined", AttributeKind::kFlag),
+      MemberAttribute<&ShuffledCosineKernel::positive_in_softmax>("positive_in_softmax", AttributeKind::kFlag, 1),
       MemberAttribute<&ShuffledCosineKernel::with_grad>("with_grad", AttributeKind::kFlag),
       MemberAttribute<&ShuffledCosineKernel::with_scalar_grad>("with_scalar_grad", AttributeKind::kFlag),
       MemberAttribute<&ShuffledCosineKernel::has_sampling_probability>("num_sampling_probabilities",
@@ -48,6 +52,7 @@ Inputs ReadInputs(const ShuffledCosineKernel& kernel, KernelContext& context) {
   inputs.doc = context.Input(kDoc);
   inputs.permutations = context.Input(kPermutations);
   inputs.gamma = context.Input(kGamma);
+  inputs.negative_weight = context.Input(kNegativeWeight);
   int next = kFirstOptional;
   if (kernel.has_sampling_probability) inputs.sampling_probability = context.Input(next++);
   if (kernel.has_candidate_ids) inputs.candidate_ids = context.Input(next++);
@@ -59,6 +64,7 @@ void Validate(const Inputs& inputs, KernelContext& context) {
   if (!context.ok()) return;
   CheckComputeType(context, "`scale` and `t`", inputs.gamma.dtype(), inputs.query.dtype());
   CheckScalar(context, "scale", inputs.gamma);
+  CheckScalar(context, "negative_weight", inputs.negative_weight);
   const int64_t batch_size = inputs.query.dim(0);
   CheckPerRow(context, "candidate_sampling_probability", inputs.sampling_probability, batch_size, false);
   CheckPerRow(context, "candidate_ids", inputs.candidate_ids, batch_size, false);
@@ -71,7 +77,7 @@ void Validate(const Inputs& inputs, KernelContext& context) {
   }
 }
 
-void FillArguments(const Inputs& inputs, ShuffledCosineArgs* args) {
+void FillArguments(const ShuffledCosineKernel& kernel, const Inputs& inputs, ShuffledCosineArgs* args) {
   args->batch_size = inputs.query.dim(0);
   args->embedding_dim = inputs.query.dim(1);
   args->num_negatives = inputs.permutations.dim(0);
@@ -83,6 +89,9 @@ void FillArguments(const Inputs& inputs, ShuffledCosineArgs* args) {
   args->permutation_dtype = inputs.permutations.dtype();
   args->permutations = inputs.permutations.data();
   args->gamma = ScalarValue(inputs.gamma);
+  args->refined = kernel.refined;
+  args->positive_in_softmax = kernel.positive_in_softmax;
+  args->negative_weight = ScalarValue(inputs.negative_weight);
   args->sampling_probability = DataOrNull(inputs.sampling_probability);
   args->candidate_ids = static_cast<const int64_t*>(DataOrNull(inputs.candidate_ids));
 }
@@ -136,6 +145,9 @@ void ShuffledCosineKernel::Compute(KernelContext& context) const {
   const Inputs inputs = ReadInputs(*this, context);
   if (context.ok()) Validate(inputs, context);
   if (!context.ok()) return;
+  CheckRowOptions(context, {refined, positive_in_softmax, ScalarValue(inputs.negative_weight)},
+                  has_sampling_probability);
+  if (!context.ok()) return;
   const Outputs outputs = AllocateOutputs(*this, inputs, context);
   if (!context.ok()) return;
   if (inputs.query.dim(0) == 0) {
@@ -144,7 +156,7 @@ void ShuffledCosineKernel::Compute(KernelContext& context) const {
     return;
   }
   ShuffledCosineArgs args;
-  FillArguments(inputs, &args);
+  FillArguments(*this, inputs, &args);
   Run(inputs, outputs, context, &args);
 }
 
@@ -154,6 +166,7 @@ void ShuffledCosineKernel::Compute(KernelContext& context) const {
      {"doc", "T"},
      {"permutations", "Tperm"},
      {"gamma", "Tc"},
+     {"negative_weight", "Tc"},
      {"sampling_probability", "Tc", "num_sampling_probabilities"},
      {"candidate_ids", "int64", "num_candidate_ids"}},
     {{"loss", "Tc", kScalarShape}, {"grad_query", "Tc"}, {"grad_doc", "Tc"}, {"grad_scalars", "Tc"}},
@@ -161,7 +174,8 @@ void ShuffledCosineKernel::Compute(KernelContext& context) const {
     {{kQuery, 2, 2, "`query` must have rank 2, [batch_size, embedding_dim]"},
      {kDoc, 2, 2, "`doc` must have the shape of `query`, [batch_size, embedding_dim]"},
      {kPermutations, 2, 2, "`permutations` must have rank 2, [num_negatives, batch_size]"},
-     {kGamma, 0, 0, "`scale` must be a scalar"}},
+     {kGamma, 0, 0, "`scale` must be a scalar"},
+     {kNegativeWeight, 0, 0, "`negative_weight` must be a scalar"}},
     /*runs_on_devices=*/true,
 });
 

@@ -30,8 +30,8 @@ namespace {
 
 py::dict PyRolledSoftmax(const py::array& user_emb, const py::array& item_emb, const py::array& labels,
                          const py::object& shifts, bool embed_normed, const std::optional<py::object>& weights,
-                         double gamma, double margin, double t,
-                         const std::optional<py::object>& candidate_sampling_probability,
+                         double gamma, double margin, double t, bool refined, bool positive_in_softmax,
+                         double negative_weight, const std::optional<py::object>& candidate_sampling_probability,
                          const std::optional<py::object>& candidate_ids, bool gradients, bool scalar_gradients,
                          int num_threads) {
   RolledSoftmaxArgs args;
@@ -65,6 +65,9 @@ py::dict PyRolledSoftmax(const py::array& user_emb, const py::array& item_emb, c
   args.labels = label_values.data();
   args.shifts = static_cast<const int64_t*>(shift_values.data());
   args.gamma = gamma;
+  args.refined = refined;
+  args.positive_in_softmax = positive_in_softmax;
+  args.negative_weight = negative_weight;
   args.margin = margin;
   args.t = t;
   py::array weight_values, probability_values, id_values;
@@ -125,7 +128,8 @@ py::dict PyRolledSoftmax(const py::array& user_emb, const py::array& item_emb, c
 void DefineRolledSoftmax(py::module_& m) {
   m.def("rolled_softmax", &PyRolledSoftmax, py::arg("user_emb"), py::arg("item_emb"), py::arg("labels"),
         py::arg("shifts"), py::kw_only(), py::arg("embed_normed") = false, py::arg("weights") = py::none(),
-        py::arg("gamma") = 1.0, py::arg("margin") = 0.0, py::arg("t") = 1.0,
+        py::arg("gamma") = 1.0, py::arg("margin") = 0.0, py::arg("t") = 1.0, py::arg("refined") = false,
+        py::arg("positive_in_softmax") = true, py::arg("negative_weight") = 1.0,
         py::arg("candidate_sampling_probability") = py::none(), py::arg("candidate_ids") = py::none(),
         py::arg("gradients") = true, py::arg("scalar_gradients") = false, py::arg("num_threads") = 0,
         "softmax_loss_with_negative_mining on arrays: a dict of loss and, where asked for, grad_user, grad_item, "

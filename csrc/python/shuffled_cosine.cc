@@ -29,6 +29,7 @@ namespace {
 }
 
 py::dict PyShuffledCosine(const py::array& query, const py::array& doc, const py::object& permutations, double gamma,
+                          bool refined, bool positive_in_softmax, double negative_weight,
                           const std::optional<py::object>& candidate_sampling_probability,
                           const std::optional<py::object>& candidate_ids, bool gradients, bool scalar_gradients,
                           int num_threads) {
@@ -59,6 +60,9 @@ py::dict PyShuffledCosine(const py::array& query, const py::array& doc, const py
   args.permutation_dtype = DType::kInt64;
   args.permutations = indices.data();
   args.gamma = gamma;
+  args.refined = refined;
+  args.positive_in_softmax = positive_in_softmax;
+  args.negative_weight = negative_weight;
   py::array probability_values, id_values;
   if (candidate_sampling_probability) {
     probability_values = CastTo(*candidate_sampling_probability, compute);
@@ -104,7 +108,8 @@ py::dict PyShuffledCosine(const py::array& query, const py::array& doc, const py
 
 void DefineShuffledCosine(py::module_& m) {
   m.def("shuffled_cosine", &PyShuffledCosine, py::arg("query"), py::arg("doc"), py::arg("permutations"), py::kw_only(),
-        py::arg("gamma") = 20.0, py::arg("candidate_sampling_probability") = py::none(),
+        py::arg("gamma") = 20.0, py::arg("refined") = false, py::arg("positive_in_softmax") = true,
+        py::arg("negative_weight") = 1.0, py::arg("candidate_sampling_probability") = py::none(),
         py::arg("candidate_ids") = py::none(), py::arg("gradients") = true, py::arg("scalar_gradients") = false,
         py::arg("num_threads") = 0,
         "negative_cosine_loss on arrays, gamma being scale / t: a dict of loss and, where asked for, grad_query, "

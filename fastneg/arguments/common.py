@@ -55,6 +55,13 @@ def ids_factor(given: Any, ids: tf.Tensor | None, dtype: tf.DType) -> float | tf
     return 1.0
 
 
+def one_of(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    """Checks a name that is to be one of some."""
+    if not isinstance(value, str) or value not in choices:
+        expected = ", ".join(f'"{choice}"' for choice in choices)
+        raise ValueError(f"`{name}` must be one of {expected}. Received: {value!r}.")
+
+
 def per_candidate(
     sampling_probability: Any, ids: Any, num_candidates: int | None, dtype: tf.DType
 ) -> tuple[tf.Tensor | None, tf.Tensor | None]:

@@ -6,9 +6,9 @@ from typing import Any
 import tensorflow as tf
 
 from fastneg import validation
-from fastneg.arguments.common import Arguments, ids_factor, per_candidate
+from fastneg.arguments.common import Arguments, ids_factor, one_of, per_candidate
+from fastneg.arguments.row_options import row_options
 
-CORRECTIONS = ("standard", "refined")
 REDUCTIONS = ("mean", "sum", "none")
 
 
@@ -150,8 +150,7 @@ class InBatchSoftmaxArguments(PositiveRanksArguments):
             raise ValueError(
                 f"`label_smoothing` must be in [0, 1). Received: {self.label_smoothing!r}."
             )
-        _one_of("correction", self.correction, CORRECTIONS)
-        _one_of("reduction", self.reduction, REDUCTIONS)
+        one_of("reduction", self.reduction, REDUCTIONS)
         self._settle(
             sample_weight=weight,
             temperature=_temperature(self.temperature, dtype),
@@ -159,26 +158,15 @@ class InBatchSoftmaxArguments(PositiveRanksArguments):
             t=validation.number_or_scalar("t", self.t, dtype),
             candidate_sampling_probability=probability,
             label_smoothing=label_smoothing,
-            positive_in_softmax=validation.flag("positive_in_softmax", self.positive_in_softmax)
-            and self.correction != "refined",
-            negative_weight=validation.number("negative_weight", self.negative_weight),
             bidirectional=validation.flag("bidirectional", self.bidirectional),
             loss_factor=loss_factor * self.loss_factor,
+            **row_options(
+                self.positive_in_softmax, self.negative_weight, self.correction, probability
+            ),
         )
         self._check_combinations()
 
     def _check_combinations(self) -> None:
-        refined = self.correction == "refined"
-        if refined and self.candidate_sampling_probability is None:
-            raise ValueError(
-                "`candidate_sampling_probability` must be given where `correction` is "
-                '"refined". Received: None.'
-            )
-        if self.positive_in_softmax and self.negative_weight != 1:
-            raise ValueError(
-                "`negative_weight` must be 1 where the positive is in the softmax. "
-                f"Received: {self.negative_weight!r}."
-            )
         if not self.positive_in_softmax and self.label_smoothing != 0:
             raise ValueError(
                 "`label_smoothing` must be 0 where the positive is not in the softmax. "
@@ -194,7 +182,7 @@ class InBatchSoftmaxArguments(PositiveRanksArguments):
                 raise ValueError(
                     f"`{name}` must be None where `bidirectional` is true. Received: {value!r}."
                 )
-        if refined:
+        if self.correction == "refined":
             raise ValueError(
                 '`correction` must be "standard" where `bidirectional` is true. '
                 f"Received: {self.correction!r}."
@@ -231,9 +219,3 @@ def _booleans(name: str, value: Any) -> tf.Tensor:
     if value.dtype != tf.bool:
         raise ValueError(f"`{name}` must be bool. Received: {value.dtype.name}.")
     return value
-
-
-def _one_of(name: str, value: Any, choices: tuple[str, ...]) -> None:
-    if not isinstance(value, str) or value not in choices:
-        expected = ", ".join(f'"{choice}"' for choice in choices)
-        raise ValueError(f"`{name}` must be one of {expected}. Received: {value!r}.")

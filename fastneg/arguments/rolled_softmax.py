@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from fastneg import validation
 from fastneg.arguments.common import Arguments, ids_factor, per_candidate
+from fastneg.arguments.row_options import row_options
 from fastneg.arguments.seeds import Seed, seed_of_replica, uniform_integers
 
 
@@ -35,6 +36,10 @@ class RolledSoftmaxArguments(Arguments):
         candidate_sampling_probability: [B] in the compute dtype, a constant for differentiation; or
             None.
         candidate_ids: [B], int64, or None.
+        positive_in_softmax: Whether the positive's logit is among those that are summed.
+        negative_weight: 1 where the positive is in the softmax.
+        correction: "standard" or "refined"; refined has probabilities, and the positive is not in
+            the softmax.
     """
 
     user_emb: tf.Tensor
@@ -50,6 +55,9 @@ class RolledSoftmaxArguments(Arguments):
     shifts: tf.Tensor
     candidate_sampling_probability: tf.Tensor | None
     candidate_ids: tf.Tensor | None
+    positive_in_softmax: bool
+    negative_weight: float
+    correction: str
 
     def __post_init__(self, num_negative_samples: int, seed: Seed) -> None:
         """Converts, checks what static shapes tell, and draws the shifts where none are given."""
@@ -91,6 +99,9 @@ class RolledSoftmaxArguments(Arguments):
             candidate_sampling_probability=probability,
             candidate_ids=ids,
             loss_factor=loss_factor * ids_factor(self.candidate_ids, ids, dtype),
+            **row_options(
+                self.positive_in_softmax, self.negative_weight, self.correction, probability
+            ),
         )
 
 

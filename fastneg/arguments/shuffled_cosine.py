@@ -9,6 +9,7 @@ import tensorflow as tf
 from fastneg import validation
 from fastneg._tensorflow import in_xla
 from fastneg.arguments.common import Arguments, ids_factor, per_candidate
+from fastneg.arguments.row_options import RowOptions, row_options
 from fastneg.arguments.seeds import Seed, seed_of_replica
 
 NORMALIZATIONS = ("candidates", "batch")
@@ -43,6 +44,10 @@ class ShuffledCosineArguments(Arguments):
         candidate_sampling_probability: [B] in the compute dtype, a constant for differentiation; or
             None.
         candidate_ids: [B], int64, or None.
+        positive_in_softmax: Whether the positive's logit is among those that are summed.
+        negative_weight: 1 where the positive is in the softmax.
+        correction: "standard" or "refined"; refined has probabilities, and the positive is not in
+            the softmax.
         gamma: Scale of the cosines, over the temperature where the latter matters. A finite Python
             float, or a scalar tensor in the compute dtype, which is differentiated.
     """
@@ -57,6 +62,9 @@ class ShuffledCosineArguments(Arguments):
     permutations: tf.Tensor
     candidate_sampling_probability: tf.Tensor | None
     candidate_ids: tf.Tensor | None
+    positive_in_softmax: bool
+    negative_weight: float
+    correction: str
     draw: InitVar[RandomPermutations]
     gamma: float | tf.Tensor = field(init=False)
 
@@ -80,8 +88,14 @@ class ShuffledCosineArguments(Arguments):
             permutations = validation.permutations("permutations", permutations, batch_size)
             if permutations.shape.rank and permutations.shape[0] is not None:
                 validation.num_negatives("num_negatives", int(permutations.shape[0]))
+        options = row_options(
+            self.positive_in_softmax,
+            self.negative_weight,
+            self.correction,
+            self.candidate_sampling_probability,
+        )
         if self.normalize == "batch":
-            self._refuse_candidates()
+            self._refuse_candidates(options)
             self._settle(query=query, doc=doc, permutations=None, gamma=scale)
             return
         probability, ids = per_candidate(
@@ -101,9 +115,15 @@ class ShuffledCosineArguments(Arguments):
             candidate_ids=ids,
             gamma=gamma,
             loss_factor=ids_factor(self.candidate_ids, ids, dtype),
+            **options,
         )
 
-    def _refuse_candidates(self) -> None:
+    def _refuse_candidates(self, options: RowOptions) -> None:
+        if not options["positive_in_softmax"]:
+            raise ValueError(
+                '`positive_in_softmax` must be True with normalize="batch", where the negatives '
+                "drop out. Received: False."
+            )
         for name in ("candidate_sampling_probability", "candidate_ids"):
             value = getattr(self, name)
             if value is not None:

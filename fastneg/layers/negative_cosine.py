@@ -22,6 +22,9 @@ class NegativeCosineLayer(LossLayer):
             explains both.
         seed: Makes the sequence of drawn permutations repeatable.
         learnable_scale: Whether the scale is trained, as exp of the layer's weight `log_scale`.
+        positive_in_softmax: As in the function; likewise the next two.
+        negative_weight: A number.
+        correction: "standard" or "refined".
         **kwargs: As for every Keras layer.
 
     Call arguments:
@@ -48,10 +51,14 @@ class NegativeCosineLayer(LossLayer):
         "normalize",
         "seed",
         "learnable_scale",
+        "positive_in_softmax",
+        "negative_weight",
+        "correction",
     )
     NUMBERS: ClassVar[dict[str, str]] = {
         "t": "`learnable_scale=True` trains the scale of the cosines over it.",
         "scale": "`learnable_scale=True` trains it; its logarithm is the weight `log_scale`.",
+        "negative_weight": "It cannot be trained.",
     }
 
     def __init__(
@@ -62,6 +69,9 @@ class NegativeCosineLayer(LossLayer):
         normalize: str = "candidates",
         seed: int | None = None,
         learnable_scale: bool = False,
+        positive_in_softmax: bool = True,
+        negative_weight: float = 1.0,
+        correction: str = "standard",
         **kwargs: Any,
     ) -> None:
         """Stores the options; all but the numbers are checked when the layer is called."""
@@ -72,6 +82,9 @@ class NegativeCosineLayer(LossLayer):
         self.normalize = normalize
         self.seed = seed
         self.learnable_scale = learnable_scale
+        self.positive_in_softmax = positive_in_softmax
+        self.negative_weight = negative_weight
+        self.correction = correction
         self.log_scale = self.add_learnable_scale("scale", self.scale) if learnable_scale else None
 
     def call(
@@ -92,6 +105,9 @@ class NegativeCosineLayer(LossLayer):
             seed=self.seed,
             candidate_sampling_probability=candidate_sampling_probability,
             candidate_ids=candidate_ids,
+            positive_in_softmax=self.positive_in_softmax,
+            negative_weight=self.negative_weight,
+            correction=self.correction,
         )
         return loss[None]
 

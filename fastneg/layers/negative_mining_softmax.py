@@ -35,6 +35,9 @@ class NegativeMiningSoftmaxLoss(LossLayer):
         t: Emphasis of hard negatives, a number; 1 for none.
         seed: Makes the sequence of drawn shifts repeatable.
         learnable_gamma: Whether gamma is trained, as exp of the layer's weight `log_gamma`.
+        positive_in_softmax: As in the function; likewise the next two.
+        negative_weight: A number.
+        correction: "standard" or "refined".
         **kwargs: As for every Keras layer.
 
     Call arguments:
@@ -62,11 +65,15 @@ class NegativeMiningSoftmaxLoss(LossLayer):
         "t",
         "seed",
         "learnable_gamma",
+        "positive_in_softmax",
+        "negative_weight",
+        "correction",
     )
     NUMBERS: ClassVar[dict[str, str]] = {
         "gamma": "`learnable_gamma=True` trains it; its logarithm is the weight `log_gamma`.",
         "margin": _IN_A_LAYER_OF_YOUR_OWN,
         "t": _IN_A_LAYER_OF_YOUR_OWN,
+        "negative_weight": "It cannot be trained.",
     }
 
     def __init__(
@@ -78,6 +85,9 @@ class NegativeMiningSoftmaxLoss(LossLayer):
         t: float = 1.0,
         seed: int | None = None,
         learnable_gamma: bool = False,
+        positive_in_softmax: bool = True,
+        negative_weight: float = 1.0,
+        correction: str = "standard",
         **kwargs: Any,
     ) -> None:
         """Stores the options; all but the numbers are checked when the layer is called."""
@@ -89,6 +99,9 @@ class NegativeMiningSoftmaxLoss(LossLayer):
         self.t = t
         self.seed = seed
         self.learnable_gamma = learnable_gamma
+        self.positive_in_softmax = positive_in_softmax
+        self.negative_weight = negative_weight
+        self.correction = correction
         self.log_gamma = self.add_learnable_scale("gamma", self.gamma) if learnable_gamma else None
 
     def call(
@@ -116,6 +129,9 @@ class NegativeMiningSoftmaxLoss(LossLayer):
             margin=self.margin,
             t=self.t,
             seed=self.seed,
+            positive_in_softmax=self.positive_in_softmax,
+            negative_weight=self.negative_weight,
+            correction=self.correction,
         )
         self.add_loss(loss)
         return loss

@@ -23,6 +23,9 @@ def softmax_loss_with_negative_mining(
     shifts: Any = None,
     candidate_sampling_probability: Any = None,
     candidate_ids: Any = None,
+    positive_in_softmax: bool = True,
+    negative_weight: float = 1.0,
+    correction: str = "standard",
     name: str | None = None,
 ) -> tf.Tensor:
     """Softmax loss over a row's own item and K items of other rows, support vectors emphasised.
@@ -37,7 +40,15 @@ def softmax_loss_with_negative_mining(
         l_k  = gamma s_k - log q_j
         loss = sum_i w_i (logsumexp(l_0, .., l_K) - l_0) / #{i : w_i != 0}
 
-    where i runs over the rows with labels > 0.
+    where i runs over the rows with labels > 0. With `positive_in_softmax=False` (the decoupled or,
+    with a `negative_weight`, the bilateral softmax loss) the parentheses hold
+
+        L_i  = negative_weight logsumexp(l_1, .., l_K) - l_0
+
+    instead, 0 for a row whose negatives `candidate_ids` left out, all of them.
+    `correction="refined"` is for probabilities and the positive out of the softmax: the positive is
+    not corrected, a negative's q_j becomes q_j / (1 - q_i), and L_i is multiplied by 1 - P_i, a
+    constant for the gradient, where P_i = exp(l_0) / (exp(l_0) + mean_k exp(l_k)).
 
     The choice between hard and easy is a constant for the gradient. A loss over no rows is 0. Items
     of rows with labels 0 serve as negatives too.
@@ -66,6 +77,9 @@ def softmax_loss_with_negative_mining(
         candidate_ids: [B] integers. A negative with the row's own id is left out of the row's
             softmax. Here, and for `shifts`, floats that are whole numbers will do, if none can be
             the rounded form of another: float32 below 2**24, for instance.
+        positive_in_softmax: Whether the positive's logit is among those that are summed.
+        negative_weight: A Python number; 1 with the positive in the softmax.
+        correction: "standard" or "refined".
         name: Name of the scope in the graph.
 
     Returns:
@@ -94,7 +108,8 @@ def softmax_loss_with_negative_mining(
         The function of this name published at https://developer.aliyun.com/article/873405, after
         Wang et al., "Support Vector Guided Softmax Loss for Face Recognition", arXiv 1812.11317.
         logQ correction: Yi et al., "Sampling-bias-corrected neural modeling for large corpus item
-        recommendations", RecSys 2019.
+        recommendations", RecSys 2019. Refined correction: arXiv 2507.09331. Positive out of the
+        softmax, with a weight: arXiv 2312.12882.
     """
     with common.scope(name, "softmax_loss_with_negative_mining"):
         arguments = RolledSoftmaxArguments(
@@ -111,5 +126,8 @@ def softmax_loss_with_negative_mining(
             shifts=shifts,
             candidate_sampling_probability=candidate_sampling_probability,
             candidate_ids=candidate_ids,
+            positive_in_softmax=positive_in_softmax,
+            negative_weight=negative_weight,
+            correction=correction,
         )
         return arguments.scaled(common.backend("rolled_softmax").rolled_softmax(arguments))

@@ -21,6 +21,9 @@ def negative_cosine_loss(
     permutations: Any = None,
     candidate_sampling_probability: Any = None,
     candidate_ids: Any = None,
+    positive_in_softmax: bool = True,
+    negative_weight: float = 1.0,
+    correction: str = "standard",
     name: str | None = None,
 ) -> tf.Tensor:
     """Softmax loss over a query's own document and K documents from shuffled batches.
@@ -31,6 +34,16 @@ def negative_cosine_loss(
         l_i0 = scale c_i0 / t - log q_i
         l_ik = scale c_ik / t - log q_j
         loss = mean_i (logsumexp(l_i0, .., l_iK) - l_i0)
+
+    With `positive_in_softmax=False` (the decoupled or, with a `negative_weight`, the bilateral
+    softmax loss) a row's part of that mean is
+
+        L_i  = negative_weight logsumexp(l_i1, .., l_iK) - l_i0
+
+    instead, 0 for a row whose negatives `candidate_ids` left out, all of them.
+    `correction="refined"` is for probabilities and the positive out of the softmax: the positive is
+    not corrected, a negative's q_j becomes q_j / (1 - q_i), and L_i is multiplied by 1 - P_i, a
+    constant for the gradient, where P_i = exp(l_i0) / (exp(l_i0) + mean_k exp(l_ik)).
 
     A permutation may leave a row in place; the row's own document is then a negative, too, unless
     `candidate_ids` removes it. An empty batch has loss 0. The cosine with a zero vector is 0.
@@ -58,6 +71,9 @@ def negative_cosine_loss(
         candidate_ids: [B] integers. A negative with the row's own id is left out of the row's
             softmax. Here, and for `permutations`, floats that are whole numbers will do, if none
             can be the rounded form of another: float32 below 2**24, for instance.
+        positive_in_softmax: Whether the positive's logit is among those that are summed.
+        negative_weight: A Python number; 1 with the positive in the softmax.
+        correction: "standard" or "refined".
         name: Name of the scope in the graph.
 
     Returns:
@@ -80,7 +96,8 @@ def negative_cosine_loss(
 
     Source:
         The layer `NegativeCosineLayer` of a widely copied blog post, after Huang et al., "Learning
-        deep structured semantic models for web search using clickthrough data", CIKM 2013.
+        deep structured semantic models for web search using clickthrough data", CIKM 2013. Refined
+        correction: arXiv 2507.09331. Positive out of the softmax, with a weight: arXiv 2312.12882.
     """
     with common.scope(name, "negative_cosine_loss"):
         arguments = ShuffledCosineArguments(
@@ -94,6 +111,9 @@ def negative_cosine_loss(
             permutations=permutations,
             candidate_sampling_probability=candidate_sampling_probability,
             candidate_ids=candidate_ids,
+            positive_in_softmax=positive_in_softmax,
+            negative_weight=negative_weight,
+            correction=correction,
             draw=common.backend("random_permutations").random_permutations,
         )
         if arguments.normalize == "batch":

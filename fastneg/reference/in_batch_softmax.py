@@ -16,6 +16,7 @@ from fastneg.reference.in_batch_softmax_checks import (
 )
 from fastneg.reference.masked_rows import without_masked_rows
 from fastneg.reference.missing import without_missing
+from fastneg.reference.row_losses import decoupled_losses, log_of_others
 from fastneg.reference.unused_rows import l2_normalize, largest, products
 
 _SMALLEST_PROBABILITY = 1e-9
@@ -280,8 +281,8 @@ class Rows:
         corrected = logits - tf.math.log(probability)
         if self._arguments.correction == "standard":
             return corrected
-        others = tf.maximum(1 - tf.gather(probability, self.positives), _SMALLEST_PROBABILITY)
-        return tf.where(self.is_positive, logits, corrected + tf.math.log(others)[:, None])
+        others = log_of_others(tf.gather(probability, self.positives))
+        return tf.where(self.is_positive, logits, corrected + others[:, None])
 
     def _hard_losses(self, logits: tf.Tensor, kept: tf.Tensor) -> tf.Tensor:
         """Row losses over the largest negatives' logits."""
@@ -301,11 +302,10 @@ class Rows:
     ) -> tf.Tensor:
         """Losses of rows whose negatives are `kept`; `positives` are theirs among the columns."""
         arguments = self._arguments
-        lowest = tf.constant(-math.inf, logits.dtype)
         own = tf.gather(logits, positives, batch_dims=1)
         if arguments.positive_in_softmax:
             members = kept | tf.equal(tf.range(tf.shape(logits)[1]), positives[:, None])
-            used = tf.where(members, logits, lowest)
+            used = tf.where(members, logits, tf.constant(-math.inf, logits.dtype))
             # An empty batch may have no candidate, and TensorFlow wants one.
             used = tf.reshape(used, [tf.shape(used)[0], tf.maximum(tf.shape(used)[1], 1)])
             losses = tf.nn.sparse_softmax_cross_entropy_with_logits(positives, used)
@@ -314,14 +314,7 @@ class Rows:
                 count = tf.math.count_nonzero(members, axis=1, dtype=logits.dtype)
                 losses += arguments.label_smoothing * tf.reduce_sum(gaps, axis=1) / count
             return losses
-        has_negatives = tf.reduce_any(kept, axis=1)
-        used = tf.where(kept, logits, tf.where(has_negatives, lowest, 0)[:, None])
-        log_sum = tf.reduce_logsumexp(used, axis=1)
-        losses = arguments.negative_weight * log_sum - own
-        if arguments.correction == "refined":
-            count = tf.math.count_nonzero(kept, axis=1, dtype=logits.dtype)
-            losses *= tf.stop_gradient(tf.sigmoid(log_sum - tf.math.log(count) - own))
-        return tf.where(has_negatives, losses, 0)
+        return decoupled_losses(own, logits, kept, arguments)
 
 
 def _unused_queries(

@@ -11,6 +11,8 @@ from fastneg.arguments.rolled_softmax import RolledSoftmaxArguments
 from fastneg.reference.checks import compilable, compilable_vector, dimension
 from fastneg.reference.missing import without_missing
 from fastneg.reference.rolled_softmax_checks import checked, is_valid
+from fastneg.reference.row_losses import correction
+from fastneg.reference.row_losses import row_losses as softmax_losses
 
 _SMALLEST_SQUARED_NORM = 1e-12
 _SMALLEST_PROBABILITY = 1e-9
@@ -31,6 +33,9 @@ def softmax_loss_with_negative_mining(
     shifts: Any = None,
     candidate_sampling_probability: Any = None,
     candidate_ids: Any = None,
+    positive_in_softmax: bool = True,
+    negative_weight: float = 1.0,
+    correction: str = "standard",
     name: str | None = None,
 ) -> tf.Tensor:
     """`fastneg.softmax_loss_with_negative_mining` in plain TensorFlow.
@@ -51,6 +56,9 @@ def softmax_loss_with_negative_mining(
         shifts: See the fused function.
         candidate_sampling_probability: See the fused function.
         candidate_ids: See the fused function.
+        positive_in_softmax: See the fused function.
+        negative_weight: See the fused function.
+        correction: See the fused function.
         name: See the fused function.
 
     Returns:
@@ -71,6 +79,9 @@ def softmax_loss_with_negative_mining(
             shifts=shifts,
             candidate_sampling_probability=candidate_sampling_probability,
             candidate_ids=candidate_ids,
+            positive_in_softmax=positive_in_softmax,
+            negative_weight=negative_weight,
+            correction=correction,
         )
         return arguments.scaled(rolled_softmax(arguments))
 
@@ -142,9 +153,9 @@ def rolled_softmax(arguments: RolledSoftmaxArguments) -> tf.Tensor:
         )
         if candidate_sampling_probability is not None:
             probability = tf.maximum(candidate_sampling_probability, _SMALLEST_PROBABILITY)
-            logits -= tf.stop_gradient(_take(tf.math.log(probability), candidates))
-        # logsumexp(logits) - logits[:, 0], in the form that loses no digits when it is small.
-        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(tf.zeros_like(rows), logits)
+            log_q = _take(tf.math.log(probability), candidates)
+            logits -= correction(log_q, _take(probability, rows), arguments)
+        losses = softmax_losses(logits, hit, arguments)
         return _zero_unless(rows < batch_size, losses) if masked else losses
 
     if weights is None:

@@ -10,6 +10,7 @@ from fastneg._tensorflow import in_xla
 from fastneg.arguments.seeds import Seed
 from fastneg.arguments.shuffled_cosine import ShuffledCosineArguments
 from fastneg.reference.checks import compilable, dimension, rank, require, same_shape
+from fastneg.reference.row_losses import correction, row_losses
 
 _SMALLEST_SQUARED_NORM = 1e-12
 _SMALLEST_PROBABILITY = 1e-9
@@ -27,6 +28,9 @@ def negative_cosine_loss(
     permutations: Any = None,
     candidate_sampling_probability: Any = None,
     candidate_ids: Any = None,
+    positive_in_softmax: bool = True,
+    negative_weight: float = 1.0,
+    correction: str = "standard",
     name: str | None = None,
 ) -> tf.Tensor:
     """`fastneg.negative_cosine_loss` in plain TensorFlow.
@@ -44,6 +48,9 @@ def negative_cosine_loss(
         permutations: See the fused function.
         candidate_sampling_probability: See the fused function.
         candidate_ids: See the fused function.
+        positive_in_softmax: See the fused function.
+        negative_weight: See the fused function.
+        correction: See the fused function.
         name: See the fused function.
 
     Returns:
@@ -61,6 +68,9 @@ def negative_cosine_loss(
             permutations=permutations,
             candidate_sampling_probability=candidate_sampling_probability,
             candidate_ids=candidate_ids,
+            positive_in_softmax=positive_in_softmax,
+            negative_weight=negative_weight,
+            correction=correction,
             draw=random_permutations,
         )
         if arguments.normalize == "batch":
@@ -102,11 +112,11 @@ def shuffled_cosine(arguments: ShuffledCosineArguments) -> tf.Tensor:
     logits = arguments.gamma * tf.einsum("bd,bkd->bk", queries, tf.gather(docs, candidates))
     if candidate_sampling_probability is not None:
         probability = tf.maximum(candidate_sampling_probability, _SMALLEST_PROBABILITY)
-        logits -= tf.stop_gradient(tf.gather(tf.math.log(probability), candidates))
+        log_q = tf.gather(tf.math.log(probability), candidates)
+        logits -= correction(log_q, probability, arguments)
     if hit is not None:
         logits = tf.where(hit, tf.constant(-math.inf, dtype), logits)
-    # logsumexp(logits) - logits[:, 0], in the form that loses no digits when it is small.
-    losses = tf.nn.sparse_softmax_cross_entropy_with_logits(tf.zeros_like(own[:, 0]), logits)
+    losses = row_losses(logits, None if hit is None else hit[:, 1:], arguments)
     loss = tf.math.divide_no_nan(tf.reduce_sum(losses), tf.cast(batch_size, dtype))
     if in_xla():
         valid = are_permutations(permutations, batch_size) & (tf.shape(permutations)[0] > 0)

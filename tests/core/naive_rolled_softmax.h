@@ -22,6 +22,9 @@ struct Problem {
   std::vector<int64_t> candidate_ids;        // [B], or empty.
   double gamma = 1, margin = 0, t = 1;
   bool embed_normed = false;
+  bool refined = false;
+  bool positive_in_softmax = true;
+  double negative_weight = 1;
 };
 
 struct Solution {
@@ -98,7 +101,10 @@ inline Solution Solve(const Problem& problem) {
       }
       candidate.logit = problem.gamma * score;
       if (!problem.sampling_probability.empty()) {
-        candidate.logit -= std::log(std::max(problem.sampling_probability[item], 1e-9));
+        const auto log_at_least = [](double value) { return std::log(std::max(value, 1e-9)); };
+        const double own_probability = std::max(problem.sampling_probability[i], 1e-9);
+        if (!problem.refined || item != i) candidate.logit -= log_at_least(problem.sampling_probability[item]);
+        if (problem.refined && item != i) candidate.logit += log_at_least(1 - own_probability);
       }
       candidates.push_back(candidate);
       return score;
@@ -109,18 +115,26 @@ inline Solution Solve(const Problem& problem) {
       if (!problem.candidate_ids.empty() && problem.candidate_ids[item] == problem.candidate_ids[i]) continue;
       scores.push_back(add(item, scores[0]));
     }
-    double largest = candidates[0].logit;
-    for (const Candidate& candidate : candidates) largest = std::max(largest, candidate.logit);
+    const size_t first = problem.positive_in_softmax ? 0 : 1;  // Of those that are summed.
+    if (first == candidates.size()) continue;
+    double largest = candidates[first].logit;
+    for (size_t c = first; c < candidates.size(); ++c) largest = std::max(largest, candidates[c].logit);
     double sum = 0;
-    for (const Candidate& candidate : candidates) sum += std::exp(candidate.logit - largest);
-    const double row_loss = largest + std::log(sum) - candidates[0].logit;
+    for (size_t c = first; c < candidates.size(); ++c) sum += std::exp(candidates[c].logit - largest);
+    double factor = 1;
+    if (problem.refined) {
+      const double mean = sum / static_cast<double>(candidates.size() - 1);
+      factor = 1 / (1 + std::exp(candidates[0].logit - largest) / mean);
+    }
+    const double row_loss = factor * (problem.negative_weight * (largest + std::log(sum)) - candidates[0].logit);
     solution.grad_weights[i] = row_loss / static_cast<double>(num_rows);
     const double weight = problem.weights[i] / static_cast<double>(num_rows);
     if (weight == 0) continue;
     solution.loss += weight * row_loss;
     for (size_t c = 0; c < candidates.size(); ++c) {
       const Candidate& candidate = candidates[c];
-      const double by_logit = weight * (std::exp(candidate.logit - largest) / sum - (c == 0));
+      const double share = c < first ? 0 : std::exp(candidate.logit - largest) / sum;
+      const double by_logit = weight * factor * (problem.negative_weight * share - (c == 0));
       solution.grad_scalars[0] += by_logit * scores[c];
       if (c == 0) solution.grad_scalars[1] -= by_logit * problem.gamma;
       solution.grad_scalars[2] += by_logit * problem.gamma * candidate.by_t;

@@ -74,7 +74,8 @@ double Load(DType dtype, void* data, int64_t index) {
 struct Case {
   int64_t batch_size, num_negatives, embedding_dim;
   DType dtype;
-  int variant;  // Its bits choose the options.
+  int variant;          // Its bits choose the options.
+  int row_options = 0;  // The positive in the softmax, or out of it in several ways.
 };
 
 // One problem in both forms: numbers for the naive solution, buffers for the core.
@@ -108,6 +109,10 @@ class Trial {
     p.gamma = p.embed_normed ? 0.5 : 20;
     p.margin = 0.1;
     p.t = 1.2;
+    constexpr double kNegativeWeights[] = {1, 1, 1.3, 0, -1e-9};
+    p.positive_in_softmax = test.row_options == 0;
+    p.negative_weight = kNegativeWeights[test.row_options];
+    p.refined = !p.positive_in_softmax && (test.variant & 8) != 0 && (test.variant & 1) != 0;
     for (int64_t i = 0; i < batch_; ++i) {
       const double zero_row = i == 2 ? 0 : 1;  // A row without a direction.
       for (int64_t d = 0; d < dim_; ++d) {
@@ -146,6 +151,9 @@ class Trial {
     args.gamma = p.gamma;
     args.margin = p.margin;
     args.t = p.t;
+    args.refined = p.refined;
+    args.positive_in_softmax = p.positive_in_softmax;
+    args.negative_weight = p.negative_weight;
     if ((test.variant & 8) != 0) {
       args.sampling_probability = probability_.data();
       args.candidate_ids = static_cast<const int64_t*>(ids_.data());
@@ -244,6 +252,7 @@ void TestManyShapes() {
     for (DType dtype : {DType::kFloat16, DType::kBFloat16, DType::kFloat32, DType::kFloat64}) {
       for (int repeat = 0; repeat < 4; ++repeat) {
         TestValues({shape[0], shape[1], shape[2], dtype, variant});
+        TestValues({shape[0], shape[1], shape[2], dtype, variant, 1 + repeat});
         variant = (variant + 5) % 16;  // Visits all sixteen, in an order that mixes with dtypes and shapes.
       }
       variant = (variant + 1) % 16;
@@ -270,6 +279,13 @@ void TestBadArguments() {
   FASTNEG_CHECK(status_after([](Args* a) { a->item_emb = nullptr; }) == Status::kNullPointer);
   FASTNEG_CHECK(status_after([](Args* a) { a->shifts = nullptr; }) == Status::kNullPointer);
   FASTNEG_CHECK(status_after([](Args* a) { a->loss = nullptr; }) == Status::kNullPointer);
+  FASTNEG_CHECK(status_after([](Args* a) { a->negative_weight = 2; }) == Status::kInvalidOption);
+  FASTNEG_CHECK(status_after([](Args* a) { a->refined = true; }) == Status::kInvalidOption);
+  const auto refine = [](Args* a) {
+    a->refined = true;
+    a->positive_in_softmax = false;
+  };
+  FASTNEG_CHECK(status_after(refine) == Status::kInvalidOption);  // Without probabilities.
 
   int64_t index = -1;
   const int64_t shifts[] = {1, INT64_MIN / 10 * 10, 3};

@@ -71,6 +71,15 @@ FASTNEG_HOST_DEVICE bool ReferenceFromBounds(T positive_logit, T upper_bound, T*
   return range <= T(kExponentsAbove + kExponentsBelow);
 }
 
+// The same where the positive's logit is not summed, and nothing but bounds is known: their middle, so that exponents
+// are small where logits are.
+template <typename T>
+FASTNEG_HOST_DEVICE bool ReferenceBetween(T lower_bound, T upper_bound, T* reference) {
+  const T range = upper_bound - lower_bound;
+  *reference = range > T(2 * kExponentsAbove) ? upper_bound - T(kExponentsAbove) : lower_bound + range / 2;
+  return range <= T(kExponentsAbove + kExponentsBelow);
+}
+
 }  // namespace fastneg
 
 #endif  // FASTNEG_CORE_LOSSES_SV_SOFTMAX_H_

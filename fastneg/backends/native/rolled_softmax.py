@@ -20,6 +20,7 @@ def rolled_softmax(arguments: RolledSoftmaxArguments) -> tf.Tensor:
             arguments.labels,
             arguments.shifts,
             *numbers,
+            arguments.negative_weight,
         ],
         [
             arguments.weights,
@@ -29,6 +30,8 @@ def rolled_softmax(arguments: RolledSoftmaxArguments) -> tf.Tensor:
         dtype=arguments.user_emb.dtype,
         differentiable=[0, 1, *scalar_places],
         embed_normed=arguments.embed_normed,
+        refined=arguments.correction == "refined",
+        positive_in_softmax=arguments.positive_in_softmax,
         with_scalar_grad=bool(scalar_places),
     )
 
@@ -42,7 +45,7 @@ def _gradients(grad_loss: tf.Tensor, call: Call) -> tuple[Grads, Grads]:
     grads = iter(scale_grad(grad_loss, small, grad_loss.dtype) if small else [])
     grad_weights = None if weights is None else reshaped(next(grads), weights)
     grad_scalars = tf.unstack(next(grads), num=3) if with_scalar_grad else [None] * 3
-    return [*grad_embeddings, None, None, *grad_scalars], [grad_weights, None, None]
+    return [*grad_embeddings, None, None, *grad_scalars, None], [grad_weights, None, None]
 
 
 def _output_shapes(call: Call) -> list[Shape]:
@@ -68,8 +71,9 @@ _loss = FusedLoss(
         "gamma": 0,
         "margin": 0,
         "t": 0,
+        "negative_weight": 0,
     },
-    attributes=("embed_normed", "with_scalar_grad"),
+    attributes=("embed_normed", "refined", "positive_in_softmax", "with_scalar_grad"),
     optional_inputs={
         "num_weights": True,
         "num_sampling_probabilities": False,

@@ -22,10 +22,13 @@ def shuffled_cosine(arguments: ShuffledCosineArguments) -> tf.Tensor:
             arguments.doc,
             arguments.permutations,
             arguments.gamma,
+            arguments.negative_weight,
         ],
         [arguments.candidate_sampling_probability, arguments.candidate_ids],
         dtype=arguments.query.dtype,
         differentiable=[0, 1, 3] if with_scalar_grad else [0, 1],
+        refined=arguments.correction == "refined",
+        positive_in_softmax=arguments.positive_in_softmax,
         with_scalar_grad=with_scalar_grad,
     )
 
@@ -62,7 +65,7 @@ def _gradients(grad_loss: tf.Tensor, call: Call) -> tuple[Grads, Grads]:
     if call.attribute("with_scalar_grad"):
         (grad_scalars,) = scale_grad(grad_loss, [unit_scalars], grad_loss.dtype)
         grad_gamma = tf.unstack(grad_scalars, num=3)[0]
-    return [*grads, None, grad_gamma], [None, None]
+    return [*grads, None, grad_gamma, None], [None, None]
 
 
 def _output_shapes(call: Call) -> list[Shape]:
@@ -74,7 +77,7 @@ _loss = FusedLoss(
     "shuffled_cosine",
     _gradients,
     _output_shapes,
-    inputs={"query": 2, "doc": 2, "permutations": 2, "gamma": 0},
-    attributes=("with_scalar_grad",),
+    inputs={"query": 2, "doc": 2, "permutations": 2, "gamma": 0, "negative_weight": 0},
+    attributes=("refined", "positive_in_softmax", "with_scalar_grad"),
     optional_inputs={"num_sampling_probabilities": False, "num_candidate_ids": False},
 )

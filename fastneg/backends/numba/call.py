@@ -116,6 +116,9 @@ def rolled_softmax(
     t: float,
     sampling_probability: Array | None,
     candidate_ids: Array | None,
+    positive_in_softmax: bool,
+    negative_weight: float,
+    correction: str,
     with_grad: bool,
     with_scalar_grad: bool,
     num_threads: int,
@@ -134,6 +137,9 @@ def rolled_softmax(
         t: Scalar.
         sampling_probability: [B] in the dtype of `user_emb`.
         candidate_ids: [B], int64.
+        positive_in_softmax: False with the refined correction.
+        negative_weight: Number.
+        correction: "standard" or "refined".
         with_grad: Compute the gradients of the embeddings and, where given, the weights.
         with_scalar_grad: Compute the gradients of gamma, margin and t.
         num_threads: How many threads may work.
@@ -160,9 +166,13 @@ def rolled_softmax(
         counted = int(weighted.sum())
         if counted == 0 or not want_row_losses:
             active = weighted
-    offsets = none
+    offsets = log_others = none
     if sampling_probability is not None:
-        offsets = -np.log(np.maximum(sampling_probability, dtype.type(1e-9)))
+        smallest = dtype.type(1e-9)
+        probability = np.maximum(sampling_probability, smallest)
+        offsets = -np.log(probability)
+        if correction == "refined":
+            log_others = np.log(np.maximum(1 - probability, smallest))
     lanes = VECTOR_BYTES // dtype.itemsize
     vectors = -(-max(dim, 1) // lanes)
     width = -(-vectors // ROW_VECTORS) * ROW_VECTORS * lanes
@@ -186,6 +196,7 @@ def rolled_softmax(
         active=compiling.frozen(active),
         weights=compiling.frozen(none if weights is None else weights),
         offsets=compiling.frozen(offsets),
+        log_others=compiling.frozen(log_others),
         ids=compiling.frozen(np.empty(0, np.int64) if candidate_ids is None else candidate_ids),
         shifts=compiling.frozen(np.append(np.sort(shifts), 0)),
         gamma=float(gamma),
@@ -193,6 +204,9 @@ def rolled_softmax(
         t=float(t),
         inverse_count=1.0 / counted if counted else 0.0,
         max_offset=float(offsets.max()) if offsets.size else 0.0,
+        min_offset=float(offsets.min()) if offsets.size else 0.0,
+        positive_in_softmax=positive_in_softmax,
+        negative_weight=negative_weight,
         normalise=not embed_normed,
         with_grad=with_grad,
         with_scalars=with_scalar_grad,

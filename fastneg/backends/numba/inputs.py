@@ -9,6 +9,8 @@ import numpy as np
 
 Array = np.ndarray[Any, Any]
 
+ROW_OPTIONS = ("positive_in_softmax", "negative_weight", "correction")
+
 
 def prepare(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Turns the arguments of a backend, as arrays and numbers, into those of `call.rolled_softmax`.
@@ -36,7 +38,7 @@ def prepare(arguments: Mapping[str, Any]) -> dict[str, Any]:
         "user_emb": user_emb,
         "item_emb": item_emb,
         "active": labels > 0,
-        "embed_normed": arguments["embed_normed"],
+        **{name: arguments[name] for name in ("embed_normed", *ROW_OPTIONS)},
         "weights": _per_row(arguments, "weights", batch_size, column=True),
         "sampling_probability": _per_row(arguments, "candidate_sampling_probability", batch_size),
         "candidate_ids": _per_row(arguments, "candidate_ids", batch_size),

@@ -31,6 +31,7 @@ class Plan(NamedTuple):
     active: Array  # [B] bool: rows whose loss is wanted
     weights: Array  # [B] T, optional
     offsets: Array  # [B] T, -log q, optional
+    log_others: Array  # [B] T, log(1 - q), for the refined correction, else empty
     ids: Array  # [B] int64, optional
     shifts: Array  # [K + 1] int64: sorted, in 1 .. B - 1; then 0, the positive
     gamma: float
@@ -38,6 +39,9 @@ class Plan(NamedTuple):
     t: float
     inverse_count: float  # 1 / number of counted rows with a weight, or 0
     max_offset: float
+    min_offset: float
+    positive_in_softmax: bool
+    negative_weight: float
     normalise: bool
     with_grad: bool
     with_scalars: bool

@@ -21,7 +21,9 @@ def rolled_softmax(arguments: RolledSoftmaxArguments) -> tf.Tensor:
     differentiable = {"user_emb": user_emb, "item_emb": item_emb}
     if arguments.weights is not None:
         differentiable["weights"] = arguments.weights
-    numbers: dict[str, Any] = {"embed_normed": arguments.embed_normed}
+    numbers: dict[str, Any] = {
+        name: getattr(arguments, name) for name in ("embed_normed", *inputs.ROW_OPTIONS)
+    }
     for name in _SCALARS:
         value = getattr(arguments, name)
         if isinstance(value, tf.Tensor):

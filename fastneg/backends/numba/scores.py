@@ -8,7 +8,7 @@ import math
 import numpy as np
 
 from fastneg.backends.numba.plan import CHUNK, compiled
-from fastneg.backends.numba.references import choose_references
+from fastneg.backends.numba.references import choose_references, own_logit
 from fastneg.backends.numba.rows import fill, project_rows, scale_rows
 from fastneg.backends.numba.simd import QUAD, dots, exponentiate, gather, raise_maxima, transpose
 
@@ -107,6 +107,8 @@ def score_tile(plan, block, worker, tile):
                 for k in range(lanes):
                     if exact[r] and sums[0, r, k] > references[r]:
                         references[r] = sums[0, r, k]
+                if exact[r] and references[r] == -np.inf:
+                    references[r] = 0  # There is nothing to be summed.
             fill(sums[0], 0)
 
     scales = references
@@ -152,15 +154,14 @@ def _finish_rows(plan, worker, tile, live, positives, references, sums, scales):
             weight = float(plan.weights[i])
         if live[r]:
             negatives = _sum(sums, 0, r)
-            own_logit = scalar(plan.gamma) * positives[r]
-            if plan.offsets.size:
-                own_logit += plan.offsets[i]
-            # loss = log(1 + negatives exp(gap)): small losses keep their digits, large gaps do not
-            # overflow.
-            gap = float(references[r]) - float(own_logit)
-            own = math.exp(-gap)
-            small = gap < 50
-            loss = math.log1p(negatives / own) if small else gap + math.log(negatives + own)
+            gap = float(references[r]) - float(own_logit(plan, i, positives[r]))
+            if plan.positive_in_softmax:
+                loss, positive, total = _with_positive(negatives, gap)
+                factor = 1.0
+            else:
+                loss, positive, total, factor = _without_positive(
+                    plan, worker, i, r, negatives, gap, float(references[r]), sums
+                )
             if plan.row_losses.size:
                 plan.row_losses[i] = loss
         if not live[r] or weight == 0:
@@ -174,16 +175,73 @@ def _finish_rows(plan, worker, tile, live, positives, references, sums, scales):
             continue
         weight *= plan.inverse_count
         plan.chunk_sums[i // CHUNK, 0] += weight * loss
-        total = negatives + own
+        weight *= factor
         if plan.with_scalars:
-            plan.chunk_sums[i // CHUNK, 1] += weight * _sum(sums, 1, r) / total
-            plan.chunk_sums[i // CHUNK, 2] += weight * plan.gamma * negatives / total
+            by_gamma = _sum(sums, 1, r)
+            if plan.negative_weight != 1:
+                by_gamma += positive * (plan.negative_weight - 1) * float(positives[r])
+            plan.chunk_sums[i // CHUNK, 1] += weight * by_gamma / total
+            plan.chunk_sums[i // CHUNK, 2] += weight * plan.gamma * positive / total
             plan.chunk_sums[i // CHUNK, 3] += weight * plan.gamma * _sum(sums, 2, r) / total
         if plan.with_grad:
-            plan.exps[num_negatives, i] = -negatives
+            plan.exps[num_negatives, i] = -positive
             scales[r] = weight * plan.gamma / total
             for d in range(width):
-                gradient[r, d] = scales[r] * (gradient[r, d] - scalar(negatives) * plan.item[i, d])
+                gradient[r, d] = scales[r] * (gradient[r, d] - scalar(positive) * plan.item[i, d])
+
+
+@compiled
+def _with_positive(negatives, gap):
+    """The loss, and what the positive and the sum of all count as in gradients.
+
+    loss = log(1 + negatives exp(gap)): small losses keep their digits, large gaps do not overflow.
+    """
+    own = math.exp(-gap)
+    small = gap < 50
+    loss = math.log1p(negatives / own) if small else gap + math.log(negatives + own)
+    return loss, negatives, negatives + own
+
+
+@compiled
+def _without_positive(plan, worker, i, r, negatives, gap, reference, sums):
+    """The same with the positive out of the softmax, and a constant factor of all gradients.
+
+    A row without negatives has loss 0, and gradients of 0 by a sum of infinity.
+    """
+    if negatives == 0:
+        return 0.0, 0.0, np.inf, 1.0
+    weight = plan.negative_weight
+    log_sum = math.log(negatives)
+    if plan.log_others.size:
+        log_sum += float(plan.log_others[i])
+    loss = weight * log_sum + (weight - 1) * reference + gap
+    factor = 1.0
+    if plan.log_others.size:
+        odds = -gap - (log_sum - math.log(_num_negatives(plan, i)))
+        factor = 1 / (1 + math.exp(min(odds, 700.0)))
+        loss *= factor
+    if abs(weight) >= 1e-6:
+        return loss, negatives / weight, negatives / weight, factor
+    # These quotients could overflow.
+    share = plan.user.dtype.type(weight / negatives)
+    for which in range(1, sums.shape[0]):
+        for k in range(sums.shape[2]):
+            sums[which, r, k] *= share
+    if plan.with_grad:
+        for k in range(plan.shifts.size - 1):
+            plan.exps[k, i] *= share
+        for d in range(plan.user.shape[1]):
+            plan.sums[worker, r, d] *= share
+    return loss, 1.0, 1.0, factor
+
+
+@compiled
+def _num_negatives(plan, i):
+    """How many of row i's candidates have another id."""
+    count = plan.shifts.size - 1
+    for k in range(plan.shifts.size - 1 if plan.ids.size else 0):
+        count -= plan.ids[i - plan.shifts[k]] == plan.ids[i]  # Negative places count from the end.
+    return count
 
 
 @compiled

@@ -29,7 +29,7 @@ def shuffled_cosine(arguments: ShuffledCosineArguments) -> tf.Tensor:
     def compute(arrays: Mapping[str, Any], with_grad: bool) -> Sequence[Any]:
         _check(arrays)
         gamma = float(arrays["gamma"]) if number is None else number
-        return _compute(arrays, gamma, with_grad)
+        return _compute(arrays, gamma, arguments, with_grad)
 
     constants = {
         "permutations": arguments.permutations,
@@ -101,7 +101,9 @@ def _unit_rows(rows: Array) -> tuple[Array, Array]:
         return rows * inverse[:, None], np.where(clipped, -inverse, inverse)
 
 
-def _compute(arrays: Mapping[str, Any], gamma: float, with_grad: bool) -> Sequence[Any]:
+def _compute(
+    arrays: Mapping[str, Any], gamma: float, options: ShuffledCosineArguments, with_grad: bool
+) -> Sequence[Any]:
     query, doc = arrays["query"], arrays["doc"]
     dtype = query.dtype
     batch_size, dim = query.shape
@@ -116,10 +118,13 @@ def _compute(arrays: Mapping[str, Any], gamma: float, with_grad: bool) -> Sequen
     num_candidates = len(inverses) + 1
     unit_query, query_inverse = _unit_rows(query)
     unit_doc, doc_inverse = _unit_rows(doc)
-    offsets = np.empty(0, dtype)
+    offsets = log_others = np.empty(0, dtype)
     if "candidate_sampling_probability" in arrays:
-        probability = arrays["candidate_sampling_probability"]
-        offsets = -np.log(np.maximum(probability, dtype.type(1e-9)))
+        smallest = dtype.type(1e-9)
+        probability = np.maximum(arrays["candidate_sampling_probability"], smallest)
+        offsets = -np.log(probability)
+        if options.correction == "refined":
+            log_others = np.log(np.maximum(1 - probability, smallest))
     plan = ShuffledPlan(
         query=unit_query,
         doc=unit_doc,
@@ -128,8 +133,11 @@ def _compute(arrays: Mapping[str, Any], gamma: float, with_grad: bool) -> Sequen
         permutations=compiling.frozen(arrays["permutations"].astype(np.int64)),
         inverses=inverses,
         offsets=compiling.frozen(offsets),
+        log_others=compiling.frozen(log_others),
         ids=compiling.frozen(arrays.get("candidate_ids", np.empty(0, np.int64))),
         gamma=gamma,
+        positive_in_softmax=options.positive_in_softmax,
+        negative_weight=options.negative_weight,
         with_grad=with_grad,
         row_losses=np.empty(batch_size, dtype),
         row_grad_gamma=np.empty(batch_size, dtype),

@@ -27,8 +27,11 @@ class ShuffledPlan(NamedTuple):
     permutations: Array  # [K, B] int64
     inverses: Array  # [K, B] int64
     offsets: Array  # [B] T, -log q, optional
+    log_others: Array  # [B] T, log(1 - q), for the refined correction, else empty
     ids: Array  # [B] int64, optional
     gamma: float
+    positive_in_softmax: bool
+    negative_weight: float
     with_grad: bool
     # Results.
     row_losses: Array  # [B] T
@@ -71,24 +74,33 @@ def score_row(plan, i):
         j = i if k == 0 else plan.permutations[k - 1, i]
         cosines[k] = _dot(plan.query[i], plan.doc[j])
         logit = gamma * cosines[k]
-        if plan.offsets.size:
+        if plan.offsets.size and not (k == 0 and plan.log_others.size):
             logit += plan.offsets[j]
         if k > 0 and plan.ids.size and plan.ids[j] == plan.ids[i]:
             cosines[k] = 0  # Of what is left out, NaN does not matter.
             logit = -np.inf
         weights[k] = logit
-        if logit > highest or logit != logit:
+        if (k > 0 or plan.positive_in_softmax) and (logit > highest or logit != logit):
             highest = logit
     own = weights[0] - highest
     others = plan.query.dtype.type(0)
-    for k in range(count):
+    for k in range(1, count):
         weights[k] = np.exp(weights[k] - highest)
-        if k > 0:
-            others += weights[k]
-    ratio = others / weights[0]
-    plan.row_losses[i] = np.log1p(ratio) if ratio < 1e30 else np.log(others + weights[0]) - own
-    scale = 1 / (others + weights[0])
-    weights[0] = -others
+        others += weights[k]
+    if plan.positive_in_softmax:
+        weights[0] = np.exp(own)
+        ratio = others / weights[0]
+        loss = np.log1p(ratio) if ratio < 1e30 else np.log(others + weights[0]) - own
+        plan.row_losses[i] = loss
+        scale = 1 / (others + weights[0])
+        weights[0] = -others
+    elif highest == -np.inf:
+        plan.row_losses[i] = 0  # A row without negatives.
+        scale = plan.query.dtype.type(0)
+        for k in range(count):
+            weights[k] = 0
+    else:
+        scale = _without_positive(plan, i, own, highest, others)
     per_gamma = plan.query.dtype.type(0)
     for k in range(count):
         per_gamma += scale * weights[k] * cosines[k]
@@ -105,6 +117,40 @@ def score_row(plan, i):
             for d in range(grad.size):
                 grad[d] += weights[k] * row[d]
         _through_normalisation(grad, plan.query[i], plan.query_inverse[i])
+
+
+@strict
+def _without_positive(plan, i, own, highest, others):
+    """Loss of row i with the positive out of the softmax, and the derivatives by its logits.
+
+    Returns:
+        What the latter are still to be multiplied with.
+    """
+    scalar = plan.query.dtype.type
+    weights = plan.weights[i]
+    negative_weight = scalar(plan.negative_weight)
+    log_sum = np.log(others)
+    if plan.log_others.size:
+        log_sum += plan.log_others[i]
+    loss = negative_weight * log_sum + (negative_weight - scalar(1)) * highest - own
+    factor = scalar(1)
+    if plan.log_others.size:
+        odds = own - (log_sum - np.log(scalar(_num_negatives(plan, i))))
+        factor /= scalar(1) + np.exp(min(odds, scalar(88)))
+    plan.row_losses[i] = factor * loss
+    weights[0] = -1
+    for k in range(1, weights.size):
+        weights[k] *= negative_weight / others
+    return factor
+
+
+@compiled
+def _num_negatives(plan, i):
+    """How many of row i's candidates have another id."""
+    count = plan.permutations.shape[0]
+    for k in range(count if plan.ids.size else 0):
+        count -= plan.ids[plan.permutations[k, i]] == plan.ids[i]
+    return count
 
 
 @strict

@@ -15,6 +15,11 @@ class CandidateFacts {
 
   bool any() const { return neg_log_prob_ != nullptr || ids_ != nullptr; }
 
+  bool has_ids() const { return ids_ != nullptr; }
+
+  // Whether candidate j of row i has the id of its row: an accidental hit. Only with ids.
+  bool IsHit(int64_t i, int64_t j) const { return ids_[j] == ids_[i]; }
+
   // -log q of item j; 0 without correction.
   T NegLogProb(int64_t j) const { return neg_log_prob_ == nullptr ? T(0) : neg_log_prob_[j]; }
 

@@ -5,6 +5,7 @@
 
 #include "core/cpu/gathered/plan.h"
 #include "core/cpu/gathered/prepare_rows.h"
+#include "core/cpu/gathered/row_losses.h"
 #include "core/cpu/gathered/row_tile.h"
 #include "core/cpu/gathered/rows.h"
 #include "core/cpu/simd/simd_math.h"
@@ -26,44 +27,31 @@ class FinishRows {
     ClearInactiveRows();
     for (int64_t a = 0; a < tile_.num_active; a += kL) {
       const int64_t count = tile_.num_active - a < kL ? tile_.num_active - a : kL;
-      Vec<T> row_sums[kL];
-      T positive_logits[kL], references[kL];
-      for (int l = 0; l < kL; ++l) {
-        const int64_t r = tile_.rows[a + (l < count ? l : 0)];
-        row_sums[l] = tile_.sums[r];
-        positive_logits[l] = tile_.positive_logit[r];
-        references[l] = tile_.reference[r];
-      }
-      const Vec<T> negatives = TransposedSums<T>(row_sums);
-      const Vec<T> below = Load(positive_logits) - Load(references);
-      // log(e_0 + S) - l_0 = log1p(S / e_0), or the first form where S / e_0 may overflow. e_0 may be 0 there.
-      const Vec<T> e0 = Exp<T>(below);
-      const Vec<T> ratio = negatives / e0;
-      const Vec<T> row_loss = ratio < T(1e30) ? Log1p<T>(ratio) : Log<T>(negatives + e0) - below;
-      T losses[kL], negative_sums[kL], totals[kL];
-      Store(losses, row_loss);
-      Store(negative_sums, negatives);
-      Store(totals, negatives + e0);
+      RowLosses<T> row_losses;
+      ComputeLosses(a, count, &row_losses);
       for (int l = 0; l < count; ++l) {
         const int64_t r = tile_.rows[a + l];
         const int64_t i = tile_.begin + r;
         const T weight = weights == nullptr ? T(1) : weights[i];
+        const double loss = static_cast<double>(row_losses.loss[l]);
         const double coefficient = weight == 0 ? 0.0 : static_cast<double>(weight) * plan_.inverse_count;
+        const double slope = coefficient * static_cast<double>(row_losses.factor[l]);
+        const double total = static_cast<double>(row_losses.total[l]);
+        const T positive = row_losses.positive[l];
         double* block_sums = plan_.block_sums + 4 * (i / kSumRows);
-        if (weight != 0) block_sums[0] += coefficient * static_cast<double>(losses[l]);
+        if (weight != 0) block_sums[0] += coefficient * loss;
         if (grad_weights != nullptr) {
-          grad_weights[i] = plan_.inverse_count == 0 ? T(0) : T(static_cast<double>(losses[l]) * plan_.inverse_count);
+          grad_weights[i] = plan_.inverse_count == 0 ? T(0) : T(loss * plan_.inverse_count);
         }
         if (weight != 0 && plan_.want_scalars) {
-          const double per_sum = coefficient / static_cast<double>(totals[l]);
-          block_sums[1] += per_sum * static_cast<double>(Sum<T>(tile_.score_sums[r]));
-          block_sums[2] += per_sum * plan_.gamma * static_cast<double>(negative_sums[l]);
+          const double per_sum = slope / total;
+          block_sums[1] += per_sum * (static_cast<double>(Sum<T>(tile_.score_sums[r])) + OwnScoreTerm(r, positive));
+          block_sums[2] += per_sum * plan_.gamma * static_cast<double>(positive);
           block_sums[3] += per_sum * plan_.gamma * static_cast<double>(Sum<T>(tile_.hard_sums[r]));
         }
         if (plan_.grad_user != nullptr) {
-          static_cast<T*>(plan_.positive_weights)[i] = weight == 0 ? T(0) : -negative_sums[l];
-          FinishGradUser(i, weight == 0 ? T(0) : T(coefficient * plan_.gamma / static_cast<double>(totals[l])),
-                         negative_sums[l]);
+          static_cast<T*>(plan_.positive_weights)[i] = weight == 0 ? T(0) : -positive;
+          FinishGradUser(i, weight == 0 ? T(0) : T(slope * plan_.gamma / total), positive);
         }
       }
     }
@@ -71,6 +59,67 @@ class FinishRows {
 
  private:
   static constexpr int kL = kLanes<T>;
+
+  // Of the active rows number first .. first + count - 1; lanes behind them repeat the first.
+  FASTNEG_INLINE void ComputeLosses(int64_t first, int64_t count, RowLosses<T>* row_losses) {
+    Vec<T> row_sums[kL];
+    T positive_logits[kL], references[kL];
+    for (int l = 0; l < kL; ++l) {
+      const int64_t r = tile_.rows[first + (l < count ? l : 0)];
+      row_sums[l] = tile_.sums[r];
+      positive_logits[l] = tile_.positive_logit[r];
+      references[l] = tile_.reference[r];
+    }
+    const Vec<T> negatives = TransposedSums<T>(row_sums);
+    const Vec<T> below = Load(positive_logits) - Load(references);
+    if (plan_.positive_in_softmax) return LossesWithPositive<T>(negatives, below, row_losses);
+    T sums[kL];
+    Store(sums, negatives);
+    FinishDecoupled(first, count, sums, positive_logits, references, row_losses);
+  }
+
+  FASTNEG_NOINLINE void FinishDecoupled(int64_t first, int64_t count, const T* sums, const T* positive_logits,
+                                        const T* references, RowLosses<T>* row_losses) {
+    RefinedTerms<T> refined;
+    if (plan_.refined) {
+      T others[kL], num_negatives[kL];
+      for (int l = 0; l < kL; ++l) {
+        const int64_t i = tile_.begin + tile_.rows[first + (l < count ? l : 0)];
+        const T lowest = T(kLowestProbability);
+        const T q = static_cast<const T*>(plan_.sampling_probability)[i];
+        others[l] = T(1) - (q < lowest ? lowest : q);
+        if (others[l] < lowest) others[l] = lowest;
+        num_negatives[l] = static_cast<T>(tile_.NumNegatives(i));
+      }
+      refined = {Log<T>(Load(others)), Load(num_negatives)};
+    }
+    const Vec<T> reference = Load(references);
+    LossesWithoutPositive<T>(plan_, Load(sums), Load(positive_logits) - reference, reference, refined, row_losses);
+    if (!ShrinksNegatives(plan_)) return;
+    for (int64_t l = 0; l < count; ++l) {
+      if (sums[l] != 0) ShrinkNegatives(tile_.rows[first + l], static_cast<T>(plan_.negative_weight) / sums[l]);
+    }
+  }
+
+  // Multiplies all that row r of the tile has of its negatives' exponentials.
+  void ShrinkNegatives(int64_t r, T factor) {
+    const int64_t i = tile_.begin + r;
+    if (plan_.want_scalars) {
+      tile_.score_sums[r] *= factor;
+      tile_.hard_sums[r] *= factor;
+    }
+    if (!tile_.graded[r]) return;
+    for (int64_t d = 0; d < plan_.embedding_dim; ++d) tile_.GradUser(i)[d] *= factor;
+    for (int64_t k = 0; k < plan_.num_candidates; ++k) {
+      static_cast<T*>(plan_.exp_weights)[k * plan_.exp_stride + i] *= factor;
+    }
+  }
+
+  // What the positive's own score adds to sum_k e_k (score_k - positive), where the weights of both do not cancel.
+  double OwnScoreTerm(int64_t r, T positive) const {
+    if (plan_.negative_weight == 1) return 0.0;
+    return static_cast<double>(positive) * (plan_.negative_weight - 1) * static_cast<double>(tile_.positive[r]);
+  }
 
   // Rows that take no part have gradients of 0.
   FASTNEG_INLINE void ClearInactiveRows() {

@@ -10,6 +10,7 @@
 #include "core/cpu/isa.h"
 #include "core/cpu/runtime/huge_pages.h"
 #include "core/cpu/runtime/phases.h"
+#include "core/row_options.h"
 #include "core/sizes.h"
 #include "core/workspace.h"
 
@@ -123,12 +124,18 @@ double ActivateRows(const GatheredSoftmaxArgs& args, uint8_t* active) {
   return count == 0 ? 0.0 : 1.0 / static_cast<double>(count);
 }
 
+// Fills in the plan's bounds of -log q, with room for rounding.
 template <typename T>
-double LargestNegLogProb(const GatheredSoftmaxArgs& args) {
+void BoundNegLogProb(const GatheredSoftmaxArgs& args, GatheredPlan* plan) {
   const T* q = static_cast<const T*>(args.sampling_probability);
-  T lowest = T(1e30);
-  for (int64_t i = 0; i < args.batch_size; ++i) lowest = q[i] < lowest ? q[i] : lowest;
-  return -std::log(std::max(static_cast<double>(lowest), 1e-9)) + 1e-5;
+  T lowest = T(1e30), highest = 0;
+  for (int64_t i = 0; i < args.batch_size; ++i) {
+    lowest = q[i] < lowest ? q[i] : lowest;
+    highest = q[i] > highest ? q[i] : highest;
+  }
+  const auto neg_log = [](T probability) { return -std::log(std::max(static_cast<double>(probability), 1e-9)); };
+  plan->max_neg_log_prob = neg_log(lowest) + 1e-5;
+  plan->min_neg_log_prob = neg_log(highest) - 1e-5;
 }
 
 template <typename T>
@@ -156,6 +163,7 @@ Status BeginGathered(const GatheredSoftmaxArgs& args, const CandidateArray& cand
   const KernelTable* kernels = ActiveKernels();
   if (kernels == nullptr) return Status::kIsaUnavailable;
   if (const Status status = CheckSizes(args); status != Status::kOk) return status;
+  if (!RowOptionsFit(args)) return Status::kInvalidOption;
   if (args.loss == nullptr) return Status::kNullPointer;
   const bool is_double = IsDouble(args.dtype);
   if (args.batch_size == 0) {
@@ -190,9 +198,12 @@ Status BeginGathered(const GatheredSoftmaxArgs& args, const CandidateArray& cand
   plan.gamma = args.gamma;
   plan.margin = args.margin;
   plan.t = args.t;
+  plan.refined = args.refined;
+  plan.positive_in_softmax = args.positive_in_softmax;
+  plan.negative_weight = args.negative_weight;
   plan.inverse_count = is_double ? ActivateRows<double>(args, layout.active) : ActivateRows<float>(args, layout.active);
   if (args.sampling_probability != nullptr) {
-    plan.max_neg_log_prob = is_double ? LargestNegLogProb<double>(args) : LargestNegLogProb<float>(args);
+    is_double ? BoundNegLogProb<double>(args, &plan) : BoundNegLogProb<float>(args, &plan);
   }
   plan.sparse = plan.inverse_count * static_cast<double>(args.batch_size) > 1.5;
   plan.grad_user = args.grad_user;

@@ -57,9 +57,13 @@ struct GatheredPlan {
   double gamma = 1.0;
   double margin = 0.0;
   double t = 1.0;
+  bool refined = false;
+  bool positive_in_softmax = true;
+  double negative_weight = 1.0;
   bool sparse = false;            // So few rows are active that the item pass looks for pairs to leave out.
   double inverse_count = 0.0;     // 1 / number of rows with a weight, 0 where there is none.
-  double max_neg_log_prob = 0.0;  // The largest -log q of the batch; 0 without correction.
+  double max_neg_log_prob = 0.0;  // The largest -log q of the batch, and the smallest; 0 without correction.
+  double min_neg_log_prob = 0.0;
 
   // Results; null where not wanted. grad_user and grad_item come together.
   void* grad_user = nullptr;

@@ -68,11 +68,18 @@ class RowTile {
         sums[r] = Zero<T>();
         if (plan_.want_scalars) score_sums[r] = hard_sums[r] = Zero<T>();
         positive[r] = scores[l] - params.margin;
-        positive_logit[r] = params.gamma * positive[r] + facts.NegLogProb(i);
-        const T bound = LogitBound(plan_.normalise ? item_bound : prepared.norm[l] * item_bound, params);
-        const T upper = bound + T(plan_.max_neg_log_prob);
-        const T highest = upper > positive_logit[r] ? upper : positive_logit[r];
-        if (!ReferenceFromBounds(positive_logit[r], highest, &reference[r])) reference[r] = LargestLogit(i);
+        positive_logit[r] = params.gamma * positive[r] + (plan_.refined ? T(0) : facts.NegLogProb(i));
+        const T bound = plan_.normalise ? item_bound : prepared.norm[l] * item_bound;
+        const T upper = LogitBound(bound, params) + T(plan_.max_neg_log_prob);
+        bool found;
+        if (plan_.positive_in_softmax) {
+          const T highest = positive_logit[r] > upper ? positive_logit[r] : upper;  // NaN where an item's norm is.
+          found = ReferenceFromBounds(positive_logit[r], highest, &reference[r]);
+        } else {
+          const T lower = T(plan_.min_neg_log_prob) - LogitBound(bound, {-params.gamma, params.margin, params.t});
+          found = ReferenceBetween(lower, upper, &reference[r]);
+        }
+        if (!found) reference[r] = ReferenceFromLogits(i, upper);
       }
     }
   }
@@ -101,6 +108,18 @@ class RowTile {
     constexpr T kHighest = T(kExponentsAbove + 5);
     exponent = exponent > kHighest ? Broadcast(kHighest) : exponent;
     return {kept ? Exp<T>(exponent) : Zero<T>(), sv_score, hard};
+  }
+
+  // How many of row i's candidates have another id.
+  FASTNEG_NOINLINE int64_t NumNegatives(int64_t i) const {
+    if (!facts.has_ids()) return plan_.num_candidates;
+    int64_t count = 0;
+    for (int64_t k = 0; k < plan_.num_candidates; ++k) {
+      int64_t item;
+      typename Candidates::template Group<1>(candidates_, k, 1).Items(i, &item);
+      count += !facts.IsHit(i, item);
+    }
+    return count;
   }
 
   const T* User(int64_t i) const { return static_cast<const T*>(plan_.user) + i * plan_.row_stride; }
@@ -142,11 +161,13 @@ class RowTile {
     return TransposedSums<T>(products);
   }
 
-  // The row's maximum, for the rare row whose bounds are too far apart to do without it.
-  T LargestLogit(int64_t i) const {
+  // For the rare row whose bounds are too far apart: looks for a logit that is close enough to the upper bound, or else
+  // takes the largest of all.
+  T ReferenceFromLogits(int64_t i, T upper) const {
     const int64_t r = i - begin;
     const T* query = User(i);
-    Vec<T> largest = Broadcast(positive_logit[r]);
+    constexpr T kNothing = -T(__builtin_huge_val());
+    Vec<T> largest = Broadcast(plan_.positive_in_softmax ? positive_logit[r] : kNothing);
     for (int64_t k = 0; k < plan_.num_candidates; k += kL) {
       const typename Candidates::template Group<kL> group(candidates_, k, plan_.num_candidates - k);
       int64_t items[kL], offsets[kL];
@@ -160,8 +181,11 @@ class RowTile {
       logit = facts.Hits(own_rows, items) ? largest : logit;
       // A NaN stays: comparisons with it are false.
       largest = largest >= logit ? largest : logit;
+      T found;
+      if (ReferenceFromBounds(MaxLane<T>(largest), upper, &found)) return found;
     }
-    return MaxLane<T>(largest);
+    const T highest = MaxLane<T>(largest);
+    return highest == kNothing ? T(0) : highest;
   }
 
   const GatheredPlan& plan_;

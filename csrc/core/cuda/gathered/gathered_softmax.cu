@@ -3,6 +3,7 @@
 #include "core/cuda/common/launch.h"
 #include "core/cuda/common/storage.cuh"
 #include "core/cuda/gathered/labels.cuh"
+#include "core/row_options.h"
 #include "core/sizes.h"
 #include "core/workspace.h"
 
@@ -100,6 +101,7 @@ size_t GatheredWorkspaceBytes(const GatheredSoftmaxArgs& args, const CandidateAr
 Status BeginGathered(const GatheredSoftmaxArgs& args, const CandidateArray& candidates, Stream stream,
                      GatheredCall* call) {
   if (const Status status = CheckSizes(args); status != Status::kOk) return status;
+  if (!RowOptionsFit(args)) return Status::kInvalidOption;
   if (args.loss == nullptr) return Status::kNullPointer;
   const size_t bytes = ComputeBytes(args.dtype);
   if (args.batch_size == 0) {
@@ -132,6 +134,9 @@ Status BeginGathered(const GatheredSoftmaxArgs& args, const CandidateArray& cand
   plan.gamma = args.gamma;
   plan.margin = args.margin;
   plan.t = args.t;
+  plan.refined = args.refined;
+  plan.positive_in_softmax = args.positive_in_softmax;
+  plan.negative_weight = args.negative_weight;
   plan.loss = args.loss;
   plan.grad_user = args.grad_user;
   plan.grad_item = args.grad_item;

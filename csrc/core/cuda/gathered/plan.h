@@ -47,6 +47,9 @@ struct GatheredPlan {
   double gamma = 1.0;
   double margin = 0.0;
   double t = 1.0;
+  bool refined = false;
+  bool positive_in_softmax = true;
+  double negative_weight = 1.0;
 
   // Results; null where not wanted. grad_user and grad_item come together.
   void* loss = nullptr;

@@ -8,15 +8,16 @@
 //
 // A group of lanes holds the user row and the sum in registers and meets kTogether item rows at a time, all of whose
 // loads are in flight together. Lane q of the group then owns the pair with row q: index, score, re-weighting and
-// exponential are computed once, not once by each lane. Logits are relative to the positive's, until one is so much
-// larger that the row's sums have to be rescaled.
+// exponential are computed once, not once by each lane. Logits are relative to the positive's, or where that is not in
+// the softmax to the largest of the first ones, until one is so much larger that the row's sums have to be rescaled.
 #ifndef FASTNEG_CORE_CUDA_GATHERED_SCORE_ROWS_CUH_
 #define FASTNEG_CORE_CUDA_GATHERED_SCORE_ROWS_CUH_
 
 #include "core/cuda/common/block_sums.cuh"
-#include "core/cuda/common/softmax_row.cuh"
 #include "core/cuda/gathered/pairs.cuh"
 #include "core/cuda/gathered/plan.h"
+#include "core/cuda/gathered/prepare_rows.cuh"
+#include "core/cuda/gathered/row_end.cuh"
 #include "core/cuda/gathered/row_sets.cuh"
 #include "core/cuda/gathered/rows.cuh"
 
@@ -47,8 +48,8 @@ class ScoredRow {
     const T product = row_.Dot(active_ ? pairs_.ItemRow(i_) : nullptr);
     user_inverse_ = active_ ? Magnitude(static_cast<const T*>(plan_.user_inverse)[i_]) : T(0);
     positive_ = (active_ ? Cosine(product, user_inverse_, pairs_.ItemInverse(i_)) : T(0)) - pairs_.params.margin;
-    positive_logit_ = pairs_.params.gamma * positive_ + (active_ ? pairs_.NegLogProb(i_) : T(0));
-    reference_ = positive_logit_;
+    positive_logit_ = pairs_.params.gamma * positive_ + (active_ && !plan_.refined ? pairs_.NegLogProb(i_) : T(0));
+    reference_ = plan_.positive_in_softmax ? positive_logit_ : kLowestReference<T>;
   }
 
   // Candidates first .. first + kTogether - 1.
@@ -94,19 +95,23 @@ class ScoredRow {
     const bool first_lane = Group::Index() == 0;
     const unsigned int count = plan_.control->count;
     const double inverse_count = count == 0 ? 0.0 : 1.0 / count;
-    const T below = positive_logit_ - reference_;
-    const T own = Exp(below);
-    const T total = negatives_ + own;
-    const T loss = active_ ? RowLoss(below, own, negatives_) : T(0);
+    const RowEnd<T> end = End();
+    const T loss = active_ ? end.loss : T(0);
     const T weight = !active_ ? T(0) : plan_.weights == nullptr ? T(1) : static_cast<const T*>(plan_.weights)[i_];
     const bool weighted = weight != T(0);
     const double coefficient = weighted ? static_cast<double>(weight) * inverse_count : 0.0;
-    const double per_sum = weighted ? coefficient / static_cast<double>(total) : 0.0;
+    const double per_sum =
+        weighted ? coefficient * static_cast<double>(end.factor) / static_cast<double>(end.total) : 0.0;
     if (first_lane) {
       sums[0] = weighted ? coefficient * static_cast<double>(loss) : 0.0;
-      sums[1] = weighted ? per_sum * static_cast<double>(score_sum_) : 0.0;
-      sums[2] = weighted ? per_sum * plan_.gamma * static_cast<double>(negatives_) : 0.0;
-      sums[3] = weighted ? per_sum * plan_.gamma * static_cast<double>(hard_sum_) : 0.0;
+      const double share = static_cast<double>(end.share), positive = static_cast<double>(end.positive);
+      double score_sum = share * static_cast<double>(score_sum_);
+      // The weights of the positive and of the negatives may not cancel.
+      if (plan_.negative_weight != 1)
+        score_sum += positive * (plan_.negative_weight - 1) * static_cast<double>(positive_);
+      sums[1] = weighted ? per_sum * score_sum : 0.0;
+      sums[2] = weighted ? per_sum * plan_.gamma * positive : 0.0;
+      sums[3] = weighted ? per_sum * plan_.gamma * share * static_cast<double>(hard_sum_) : 0.0;
       if (exists_ && plan_.grad_weights != nullptr) {
         static_cast<T*>(plan_.grad_weights)[i_] =
             active_ && count != 0 ? T(static_cast<double>(loss) * inverse_count) : T(0);
@@ -117,10 +122,11 @@ class ScoredRow {
       const bool used = scale != T(0);
       const T inverse = active_ ? static_cast<const T*>(plan_.user_inverse)[i_] : T(1);
       if (first_lane && exists_) {
-        static_cast<RowFacts<T>*>(plan_.row_facts)[i_] = {Magnitude(inverse), positive_, reference_, scale};
-        static_cast<T*>(plan_.positive_weights)[i_] = used ? -negatives_ * scale : T(0);
+        static_cast<RowFacts<T>*>(plan_.row_facts)[i_] = {Magnitude(inverse), positive_, reference_, scale * end.share};
+        static_cast<T*>(plan_.positive_weights)[i_] = used ? -end.positive * scale : T(0);
       }
-      if (used) row_.Add(pairs_.ItemRow(i_), -negatives_ * pairs_.ItemInverse(i_));
+      if (!plan_.positive_in_softmax) row_.ScaleSum(end.share);
+      if (used) row_.Add(pairs_.ItemRow(i_), -end.positive * pairs_.ItemInverse(i_));
       row_.Finish(used, scale, NormalisationGrad<T>(inverse, plan_.normalise), exists_, GradUser());
     }
   }
@@ -138,6 +144,31 @@ class ScoredRow {
   }
 
  private:
+  // Of the whole row, when its sums are complete.
+  __device__ RowEnd<T> End() const {
+    const T below = positive_logit_ - reference_;
+    if (plan_.positive_in_softmax) return EndWithPositive(negatives_, below);
+    const T weight = T(plan_.negative_weight);
+    RowEnd<T> end = EndWithoutPositive(negatives_, below, reference_, weight);
+    if (plan_.refined) {
+      const int num_negatives = NumNegatives();
+      const T lowest = T(kLowestProbability);
+      const T q = active_ ? static_cast<const T*>(plan_.sampling_probability)[i_] : lowest;
+      const T others = T(1) - (q < lowest ? lowest : q);
+      Refine(negatives_, below, weight, Log(others < lowest ? lowest : others), num_negatives, &end);
+    }
+    return end;
+  }
+
+  // How many candidates have another id. Called by all lanes.
+  __device__ int NumNegatives() const {
+    int count = 0;
+    for (int k = Group::Index(); active_ && k < plan_.num_candidates; k += Row::kLanes) {
+      count += !pairs_.IsHit(i_, candidates_.Item(i_, k));
+    }
+    return Group::Sum(count);
+  }
+
   // Raises the reference to the group's largest logit, if that is far above.
   __device__ __forceinline__ void Raise(T logit) {
     const T highest = Group::Max(logit);
