@@ -19,8 +19,8 @@ namespace {
 struct Problem {
   int64_t batch_size, num_negatives, dim;
   double gamma = 12.0;
-  std::vector<float> query, doc, probability;
-  std::vector<int64_t> permutations, ids;
+  std::vector<float> query = {}, doc = {}, probability = {};
+  std::vector<int64_t> permutations = {}, ids = {};
 };
 
 struct Solution {
