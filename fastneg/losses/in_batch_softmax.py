@@ -96,7 +96,8 @@ def in_batch_softmax_loss(
     Raises:
         ValueError: An argument or a static shape is wrong.
         tf.errors.InvalidArgumentError: A run-time shape is wrong, a positive is out of range, or a
-            temperature is not positive and finite. Inside XLA such values give a loss of NaN.
+            temperature is not positive and finite. The composition cannot raise inside XLA: its
+            loss is NaN there.
 
     Example:
         >>> queries = tf.constant([[3.0, 0.0], [4.0, 1.0]])

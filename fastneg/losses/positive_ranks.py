@@ -45,7 +45,7 @@ def positive_ranks(
     Raises:
         ValueError: An argument or a static shape is wrong.
         tf.errors.InvalidArgumentError: A run-time shape is wrong, or a positive is out of range.
-            Inside XLA the ranks are -1 then.
+            The composition cannot raise inside XLA: its ranks are -1 there.
 
     Example:
         >>> queries = tf.constant([[1.0, 0.0], [0.0, 1.0]])
