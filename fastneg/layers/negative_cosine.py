@@ -20,7 +20,9 @@ class NegativeCosineLayer(LossLayer):
         scale: Factor of the cosines, a number; the first value of a learnable one.
         normalize: "candidates", or "batch" for the arithmetic of the published layer; the function
             explains both.
-        seed: Makes the sequence of drawn permutations repeatable.
+        seed: Makes the sequence of drawn permutations repeatable. A function or model that
+            `tf.recompute_grad` or `keras.remat` wraps draws anew where it is recomputed, as it does
+            for `keras.layers.Dropout`; a layer made in a `keras.RematScope` does not.
         learnable_scale: Whether the scale is trained, as exp of the layer's weight `log_scale`.
         positive_in_softmax: As in the function; likewise the next two.
         negative_weight: A number.

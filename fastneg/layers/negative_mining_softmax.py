@@ -33,7 +33,9 @@ class NegativeMiningSoftmaxLoss(LossLayer):
         gamma: Scale of the logits, a number; the first value of a learnable one.
         margin: Subtracted from the positive's cosine, a number.
         t: Emphasis of hard negatives, a number; 1 for none.
-        seed: Makes the sequence of drawn shifts repeatable.
+        seed: Makes the sequence of drawn shifts repeatable. A function or model that
+            `tf.recompute_grad` or `keras.remat` wraps draws anew where it is recomputed, as it does
+            for `keras.layers.Dropout`; a layer made in a `keras.RematScope` does not.
         learnable_gamma: Whether gamma is trained, as exp of the layer's weight `log_gamma`.
         positive_in_softmax: As in the function; likewise the next two.
         negative_weight: A number.

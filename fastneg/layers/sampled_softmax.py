@@ -26,7 +26,9 @@ class SampledSoftmaxLayer(LossLayer):
     Args:
         num_sampled: Sampled classes per batch, at least 1 and at most the number of classes.
         remove_accidental_hits: Whether to leave out samples that are the label of the row.
-        seed: Makes the sequence of samples repeatable.
+        seed: Makes the sequence of samples repeatable. A function or model that
+            `tf.recompute_grad` or `keras.remat` wraps draws anew where it is recomputed, as it does
+            for `keras.layers.Dropout`; a layer made in a `keras.RematScope` does not.
         **kwargs: As for every Keras layer.
 
     Call arguments:

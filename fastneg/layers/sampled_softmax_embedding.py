@@ -27,7 +27,9 @@ class SampledSoftmaxEmbedding(FixedOptions, keras.layers.Embedding):  # type: ig
         output_dim: Width of the table, D.
         num_sampled: Sampled classes per batch, at least 1 and at most V.
         remove_accidental_hits: Whether to leave out samples that are the label of the row.
-        seed: Makes the sequence of samples repeatable.
+        seed: Makes the sequence of samples repeatable. A function or model that
+            `tf.recompute_grad` or `keras.remat` wraps draws anew where it is recomputed, as it does
+            for `keras.layers.Dropout`; a layer made in a `keras.RematScope` does not.
         **kwargs: As for `keras.layers.Embedding`.
 
     Call arguments:
