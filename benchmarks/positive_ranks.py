@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 
+import in_batch_softmax
 import numpy as np
 import suite
 import tensorflow as tf
@@ -22,22 +23,13 @@ _BLOCK_ROWS = 1024
 
 
 @dataclasses.dataclass(frozen=True)
-class Workload(suite.Workload):
+class Workload(in_batch_softmax.Workload):
     """Queries B, candidates C, width D."""
-
-    batch_size: int
-    num_candidates: int
-    embedding_dim: int
 
     @property
     def small(self) -> Workload:
         """The same kind of work in a size to warm up on."""
         return dataclasses.replace(self, batch_size=64)
-
-    @property
-    def is_large(self) -> bool:
-        """Whether two threads have to pay."""
-        return self.batch_size * self.num_candidates * self.embedding_dim >= 1 << 24
 
     @property
     def memory_budget_bytes(self) -> int | None:
