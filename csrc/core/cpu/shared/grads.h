@@ -17,9 +17,7 @@ void CandidateGrads(void* context, int64_t index) {
   const FlushDenormals flush;
   const SharedPlan& plan = *static_cast<const SharedPlan*>(context);
   constexpr int64_t kWidth = kWidthOfPanel<T>;
-  const int64_t round = index / plan.num_panels, panel = index % plan.num_panels;
-  const int64_t begin = round * plan.blocks_per_round;
-  const int64_t end = begin + plan.blocks_per_round < plan.num_blocks ? begin + plan.blocks_per_round : plan.num_blocks;
+  const auto [panel, begin, end] = PanelOfRound(plan, index);
   const int64_t left = plan.num_sampled - panel * kWidth;
   const int64_t count = left < kWidth ? left : kWidth;
   const int64_t vecs = (plan.embedding_dim + kLanes<T> - 1) / kLanes<T>;

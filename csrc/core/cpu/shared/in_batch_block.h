@@ -90,17 +90,6 @@ struct InBatchBlock {
   const int32_t* end_[kMaxBlockRows];
 };
 
-// A panel and the blocks of a round, for passes over all panels of each round. index: round * num_panels + panel.
-struct PanelOfRound {
-  int64_t panel, begin, end;
-
-  PanelOfRound(const InBatchPlan& plan, int64_t index)
-      : panel(index % plan.num_panels), begin(index / plan.num_panels * plan.blocks_per_round) {
-    const int64_t left = plan.num_blocks - begin;
-    end = begin + (left < plan.blocks_per_round ? left : plan.blocks_per_round);
-  }
-};
-
 // Queries, normalised where that is asked for, over the temperature.
 template <typename T>
 FASTNEG_NOINLINE void LoadQueries(const InBatchPlan& plan, InBatchBlock<T>* block) {

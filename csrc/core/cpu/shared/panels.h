@@ -31,6 +31,18 @@ FASTNEG_INLINE int64_t VecsOfPanel(int64_t num_candidates, int64_t panel) {
   return vecs < kPanelVecs ? vecs : kPanelVecs;
 }
 
+// A panel and the blocks of a round, for passes over all panels of each round. index: round * num_panels + panel.
+struct PanelOfRound {
+  int64_t panel, begin, end;
+
+  template <typename Plan>
+  PanelOfRound(const Plan& plan, int64_t index)
+      : panel(index % plan.num_panels), begin(index / plan.num_panels * plan.blocks_per_round) {
+    const int64_t left = plan.num_blocks - begin;
+    end = begin + (left < plan.blocks_per_round ? left : plan.blocks_per_round);
+  }
+};
+
 // f(v) for the first `vecs` vectors of a tile, unrolled where these are all.
 template <typename F>
 FASTNEG_INLINE void ForTileVecs(int64_t vecs, F f) {
