@@ -72,6 +72,10 @@ class Kernels:
         """In which order blocks and threads run; 0: as they are numbered."""
         self._symbols.FastnegCudaOnHostSetOrder(ctypes.c_uint(order))
 
+    def num_waits(self) -> int:
+        """How often the host has waited for the device."""
+        return int(self._symbols.FastnegCudaOnHostNumWaits())
+
     def refuse_next_launch(self) -> None:
         """The next kernel does not start: it was not compiled for this device."""
         self._symbols.FastnegCudaOnHostRefuseNextLaunch()
@@ -107,6 +111,7 @@ class Kernels:
         weights: Any = None,
         grads: bool = True,
         in_place: bool = False,
+        scalars_on_device: bool = False,
         **options: float,
     ) -> dict[str, Any]:
         """support_vector_guided_softmax_loss's results."""
@@ -121,8 +126,9 @@ class Kernels:
             pos_score=pos_score.ctypes.data,
             neg_scores=negatives.pointer,
             weights=None if weights is None else weights.ctypes.data,
-            **{"margin": 0.0, "t": 1.0, "smooth": 1.0, "threshold": 0.0, **options},
         )
+        scalars = {"margin": 0.0, "t": 1.0, "smooth": 1.0, "threshold": 0.0, **options}
+        _set_scalars(args, scalars, compute if scalars_on_device else None)
         results = {"loss": _Guarded((1,), compute)}
         if weights is not None:
             results["grad_weights"] = _Guarded((num_rows,), compute)
@@ -142,6 +148,7 @@ class Kernels:
         *,
         grads: bool = True,
         strides: tuple[int, int] | None = None,
+        scalars_on_device: bool = False,
     ) -> dict[str, Any]:
         compute = problems.compute_dtype(user_emb.dtype)
         batch_size, dim = user_emb.shape
@@ -150,11 +157,10 @@ class Kernels:
         args.user_emb, args.item_emb = user_emb.ctypes.data, item_emb.ctypes.data
         args.user_row_stride, args.item_row_stride = strides or (dim, dim)
         args.embed_normed = options.get("embed_normed", False)
-        args.gamma, args.margin, args.t = (
-            float(options[name]) for name in ("gamma", "margin", "t")
-        )
-        for name in ("positive_in_softmax", "negative_weight"):
-            setattr(args, name, options.get(name, True))
+        scalars = {name: options[name] for name in ("gamma", "margin", "t")}
+        scalars["negative_weight"] = options.get("negative_weight", 1.0)
+        _set_scalars(args, scalars, compute if scalars_on_device else None)
+        args.positive_in_softmax = options.get("positive_in_softmax", True)
         args.refined = options.get("correction") == "refined"
         args.positive_in_softmax &= not args.refined
         if labels is not None:
@@ -194,6 +200,20 @@ class Kernels:
 
     def _dtype(self, array: Any) -> int:
         return self._gpu.DTYPES.index(str(array.dtype))
+
+
+def _set_scalars(args: Any, scalars: dict[str, float], dtype: Any | None) -> None:
+    """As numbers, or with a `dtype` on the device."""
+    if dtype is None:
+        for name, value in scalars.items():
+            setattr(args, name, float(value))
+        return
+    args.kept_scalars = np.array(list(scalars.values()), dtype)
+    for place, name in enumerate(scalars):
+        address = args.kept_scalars.ctypes.data + place * args.kept_scalars.itemsize
+        setattr(args.on_device, name, address)
+        if name != "negative_weight":  # Which has to go with the options.
+            setattr(args, name, float("nan"))
 
 
 class _Guarded:

@@ -99,7 +99,9 @@ def test_upstream_gradients(upstream: float) -> None:
 
 @pytest.mark.usefixtures("on_gpu")
 @pytest.mark.parametrize("jit", JIT)
-def test_trainable_scalars(jit: bool) -> None:
+def test_trainable_scalars(jit: bool, kernels_of_session: cuda_on_host.Kernels) -> None:
+    """They stay on the device."""
+    waits = kernels_of_session.num_waits()
     arguments = arguments_of("rolled_softmax")[:3]
     scalars = [tf.constant(value) for value in (5.0, 0.1, 1.2)]
 
@@ -116,6 +118,7 @@ def test_trainable_scalars(jit: bool) -> None:
         lambda: gradients(wide, [tf.constant(value, tf.float64) for value in (5, 0.1, 1.2)])
     )
     np.testing.assert_allclose(step(*scalars), expected, rtol=1e-5)
+    assert kernels_of_session.num_waits() == waits
 
 
 @pytest.mark.usefixtures("on_gpu")

@@ -78,8 +78,7 @@ def gathered(
     args.user_emb, args.item_emb = user.data_ptr(), item.data_ptr()
     args.user_row_stride, args.item_row_stride = user.stride(0), item.stride(0)
     args.embed_normed = options.get("embed_normed", False)
-    args.gamma, args.margin = options.get("gamma", 1.0), options.get("margin", 0.0)
-    args.t = options.get("t", 1.0)
+    _set_scalars(args, {"gamma": 1.0, "margin": 0.0, "t": 1.0}, options)
     labels, weights = options.get("labels"), options.get("weights")
     if labels is not None:
         args.labels, args.label_dtype = labels.data_ptr(), _dtype(labels)
@@ -114,11 +113,8 @@ def sv_softmax(
         dtype=_dtype(neg_scores),
         pos_score=pos_score.data_ptr(),
         neg_scores=neg_scores.data_ptr(),
-        margin=options.get("margin", 0.0),
-        t=options.get("t", 1.0),
-        smooth=options.get("smooth", 1.0),
-        threshold=options.get("threshold", 0.0),
     )
+    _set_scalars(args, {"margin": 0.0, "t": 1.0, "smooth": 1.0, "threshold": 0.0}, options)
     like = _like(neg_scores)
     results = {
         "loss": torch.empty(1, **like),
@@ -130,6 +126,16 @@ def sv_softmax(
         args.weights = options["weights"].data_ptr()
         results["grad_weights"] = torch.empty(len(pos_score), **like)
     return _finished(kernels, args, results, (pos_score, neg_scores, options))
+
+
+def _set_scalars(args: Any, defaults: Mapping[str, float], options: Mapping[str, Any]) -> None:
+    """Numbers, or tensors on the device."""
+    for name, default in defaults.items():
+        value = options.get(name, default)
+        if isinstance(value, Tensor):
+            setattr(args.on_device, name, value.data_ptr())
+        else:
+            setattr(args, name, value)
 
 
 def _finished(

@@ -154,6 +154,7 @@ def _gathered(
     takes_all = rolled or caller.gives_shuffled_all
     if not takes_all:
         options |= {"margin": 0.0, "t": 1.0}
+    scalars = dict(options)
     tensors = {"grad_user": user, "grad_item": item}
     facts: dict[str, Any] = {}
     if everything:
@@ -165,6 +166,7 @@ def _gathered(
         probability[-1] = 0
         ids = torch.randint(max(2, batch_size // 3), (batch_size,), generator=generator)
         facts = {"probability": probability.to(device, compute), "ids": ids.to(device)}
+        scalars = _on_device(options, compute, device)
         if takes_all:
             facts["labels"] = labels.to(device)
             tensors["grad_weights"] = weights.to(device, compute)
@@ -181,7 +183,7 @@ def _gathered(
         item,
         **given,
         **facts,
-        **options,
+        **scalars,
         weights=tensors.get("grad_weights"),
         scalar_grads=True,
     )
@@ -223,9 +225,10 @@ def _scored(
         weights = torch.rand(shape[0], generator=generator, dtype=torch.float64)
         weights[1:] *= weights[1:] > 0.2
         tensors["grad_weights"] = weights.to(device, compute)
-    call = caller.sv_softmax(
-        pos, neg, **scalars, threshold=0.0625, weights=tensors.get("grad_weights")
-    )
+    given: dict[str, Any] = {**scalars, "threshold": 0.0625}
+    if weighted:
+        given = _on_device(given, compute, device)
+    call = caller.sv_softmax(pos, neg, **given, weights=tensors.get("grad_weights"))
 
     def loss(tensors: dict[str, Tensor], scalars: dict[str, Any]) -> Tensor:
         return composition.sv_softmax_loss(
@@ -240,6 +243,14 @@ def _scored(
     usual["grad_pos"] = usual["grad_neg"] = 3.0 / shape[0]
     name = f"sv_softmax {shape} {dtype}{' weighted' if weighted else ''}"
     return _Problem(name, call, tensors, loss, usual, tuple(scalars), scalars)
+
+
+def _on_device(
+    scalars: dict[str, float], dtype: torch.dtype, device: torch.device
+) -> dict[str, Tensor]:
+    return {
+        name: torch.tensor(value, dtype=dtype, device=device) for name, value in scalars.items()
+    }
 
 
 def check_refusals(caller: Any, device: torch.device) -> Iterator[Finding]:

@@ -54,14 +54,14 @@ class Handler:
             "num_sampling_probabilities": options.get("probability"),
             "num_candidate_ids": options.get("ids"),
         }
-        numbers = {"gamma": options.get("gamma", 1.0), "negative_weight": 1.0}
+        scalars = {"gamma": options.get("gamma", 1.0)}
         shapes = [(), user.shape, item.shape]
         if shifts is not None:
             labels = options.get("labels")
             labels = torch.ones(rows, dtype=torch.int32) if labels is None else labels
             op, required = "RolledSoftmax", [user, item, labels, shifts]
             lists = {"num_weights": weights, **lists}
-            numbers |= {name: options.get(name, float(name == "t")) for name in ("margin", "t")}
+            scalars |= {name: options.get(name, float(name == "t")) for name in ("margin", "t")}
             shapes.append((0,) if weights is None else (rows,))
             names = ("loss", "grad_user", "grad_item", "grad_weights", "grad_scalars")
         else:
@@ -70,14 +70,16 @@ class Handler:
             names = ("loss", "grad_user", "grad_item", "grad_scalars")
         shapes.append((3,) if scalar_grads else (0,))
         given = [tensor for tensor in lists.values() if tensor is not None]
+        numbers, tensors = _split(scalars)
         attributes = {
             **numbers,
+            "negative_weight": 1.0,
             **{name: int(tensor is not None) for name, tensor in lists.items()},
             "with_grad": True,
             "with_scalar_grad": scalar_grads,
         }
         return self._call(
-            op, [*required, *given], dict(zip(names, shapes, strict=True)), attributes
+            op, [*required, *tensors, *given], dict(zip(names, shapes, strict=True)), attributes
         )
 
     def sv_softmax(self, pos_score: Tensor, neg_scores: Tensor, **options: Any) -> "Call":
@@ -91,13 +93,14 @@ class Handler:
             "grad_scalars": (3,),
         }
         names = ("smooth", "margin", "t", "threshold")
+        numbers, tensors = _split({name: options[name] for name in names})
         attributes = {
-            **{name: options[name] for name in names},
+            **numbers,
             "num_weights": int(weights is not None),
             "with_grad": True,
             "with_scalar_grad": True,
         }
-        inputs = [pos_score, neg_scores, *([] if weights is None else [weights])]
+        inputs = [pos_score, neg_scores, *tensors, *([] if weights is None else [weights])]
         return self._call("SvSoftmax", inputs, shapes, attributes)
 
     def compiled(
@@ -153,6 +156,12 @@ class Call:
             if output.size > 0:
                 values = torch.from_numpy(np.array(output)).to(self._device)
                 self.results[name] = values.reshape(1) if name == "loss" else values
+
+
+def _split(scalars: dict[str, Any]) -> tuple[dict[str, float], list[Tensor]]:
+    """Numbers, which are attributes of a call, and tensors, which are inputs in their order."""
+    numbers = {name: value for name, value in scalars.items() if not isinstance(value, Tensor)}
+    return numbers, [value for value in scalars.values() if isinstance(value, Tensor)]
 
 
 def _array(tensor: Tensor) -> Any:

@@ -63,6 +63,20 @@ class _Executor(ctypes.Structure):
     )
 
 
+class GatheredDeviceScalars(ctypes.Structure):
+    """Where the device has parameters that the host does not know."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_void_p) for name in ("gamma", "margin", "t", "negative_weight")
+    )
+
+
+class SvDeviceScalars(ctypes.Structure):
+    """Where the device has parameters that the host does not know."""
+
+    _fields_ = tuple((name, ctypes.c_void_p) for name in ("smooth", "margin", "t", "threshold"))
+
+
 class GatheredSoftmaxArgs(ctypes.Structure):
     """What both gathered losses take.
 
@@ -90,6 +104,7 @@ class GatheredSoftmaxArgs(ctypes.Structure):
         ("refined", ctypes.c_bool),
         ("positive_in_softmax", ctypes.c_bool),
         ("negative_weight", ctypes.c_double),
+        ("on_device", GatheredDeviceScalars),
         ("loss", ctypes.c_void_p),
         ("grad_user", ctypes.c_void_p),
         ("grad_item", ctypes.c_void_p),
@@ -131,6 +146,7 @@ class SvSoftmaxArgs(ctypes.Structure):
         ("t", ctypes.c_double),
         ("smooth", ctypes.c_double),
         ("threshold", ctypes.c_double),
+        ("on_device", SvDeviceScalars),
         ("loss", ctypes.c_void_p),
         ("grad_pos", ctypes.c_void_p),
         ("grad_neg", ctypes.c_void_p),

@@ -65,6 +65,16 @@ struct Executor {
   void (*run)(void* self, const Phase* phases, int num_phases, void* context) = nullptr;
 };
 
+// Where a CUDA device has parameters that the host does not know, because they are trained or come from other kernels:
+// each null, or one value of the compute type, which counts instead of the number in the arguments; that has to be left
+// as it is. On the CPU every parameter is a number, and nobody looks here.
+struct GatheredDeviceScalars {
+  const void* gamma = nullptr;
+  const void* margin = nullptr;
+  const void* t = nullptr;
+  const void* negative_weight = nullptr;
+};
+
 // The gathered losses: a support-vector-guided softmax over each row's own item and K items of other rows. With c_0 the
 // cosine of user i and item i, and c_k that with the item of row j(i, k):
 //
@@ -101,6 +111,7 @@ struct GatheredSoftmaxArgs {
   bool refined = false;                        // Needs probabilities, and the positive out of the softmax.
   bool positive_in_softmax = true;
   double negative_weight = 1.0;  // 1 where the positive is in the softmax.
+  GatheredDeviceScalars on_device;
 
   void* loss = nullptr;  // [compute], one value. Required.
   // Optional results: null means that nobody pays for them. grad_user and grad_item come together.
@@ -153,6 +164,14 @@ struct RandomPermutationsArgs {
 
 Status RandomPermutations(const RandomPermutationsArgs& args);
 
+// As GatheredDeviceScalars.
+struct SvDeviceScalars {
+  const void* smooth = nullptr;
+  const void* margin = nullptr;
+  const void* t = nullptr;
+  const void* threshold = nullptr;
+};
+
 // support_vector_guided_softmax_loss: each row's scores are given.
 //
 //   p = pos - margin
@@ -173,6 +192,7 @@ struct SvSoftmaxArgs {
   double t = 1.0;
   double smooth = 1.0;
   double threshold = 0.0;
+  SvDeviceScalars on_device;
 
   void* loss = nullptr;  // [compute], one value. Required.
   // Optional results: null means that nobody pays for them. grad_pos and grad_neg come together.

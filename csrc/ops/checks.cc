@@ -53,4 +53,12 @@ double ScalarValue(const Tensor& tensor) {
                                            : static_cast<double>(*static_cast<const float*>(tensor.data()));
 }
 
+void ReadScalar(const Tensor& tensor, double* value, const void** on_device) {
+  if (tensor.on_device()) {
+    *on_device = tensor.data();
+  } else {
+    *value = ScalarValue(tensor);
+  }
+}
+
 }  // namespace fastneg::ops

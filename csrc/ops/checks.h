@@ -33,8 +33,11 @@ struct RowOptions {
 };
 void CheckRowOptions(KernelContext& context, const RowOptions& options, bool has_probabilities);
 
-// Of a scalar float32 or float64 tensor.
+// Of a scalar float32 or float64 tensor on the host.
 double ScalarValue(const Tensor& tensor);
+
+// A scalar's value, or where the device has it: one of the two is set.
+void ReadScalar(const Tensor& tensor, double* value, const void** on_device);
 
 // Scratch memory that starts at a 64-byte boundary.
 class AlignedTemp {

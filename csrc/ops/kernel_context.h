@@ -21,7 +21,8 @@ enum class ErrorCode : int32_t {
   kInternal = 13,
 };
 
-// Where the losses run if it is not on the CPU: every buffer is in that device's memory, but for scalars.
+// Where the losses run if it is not on the CPU: every buffer is in that device's memory, but for scalars that the
+// caller gave as numbers (Tensor::on_device tells).
 class Device {
  public:
   virtual size_t WorkspaceBytes(const RolledSoftmaxArgs& args) const = 0;

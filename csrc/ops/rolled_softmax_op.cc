@@ -110,12 +110,12 @@ void FillArguments(const RolledSoftmaxKernel& kernel, const Inputs& inputs, Roll
   args->label_dtype = inputs.labels.dtype();
   args->labels = inputs.labels.data();
   args->shifts = static_cast<const int64_t*>(inputs.shifts.data());
-  args->gamma = ScalarValue(inputs.gamma);
-  args->margin = ScalarValue(inputs.margin);
-  args->t = ScalarValue(inputs.t);
+  ReadScalar(inputs.gamma, &args->gamma, &args->on_device.gamma);
+  ReadScalar(inputs.margin, &args->margin, &args->on_device.margin);
+  ReadScalar(inputs.t, &args->t, &args->on_device.t);
   args->refined = kernel.refined;
   args->positive_in_softmax = kernel.positive_in_softmax;
-  args->negative_weight = ScalarValue(inputs.negative_weight);
+  ReadScalar(inputs.negative_weight, &args->negative_weight, &args->on_device.negative_weight);
   args->weights = DataOrNull(inputs.weights);
   args->sampling_probability = DataOrNull(inputs.sampling_probability);
   args->candidate_ids = static_cast<const int64_t*>(DataOrNull(inputs.candidate_ids));
@@ -168,8 +168,9 @@ void RolledSoftmaxKernel::Compute(KernelContext& context) const {
   const Inputs inputs = ReadInputs(*this, context);
   if (context.ok()) Validate(inputs, context);
   if (!context.ok()) return;
-  CheckRowOptions(context, {refined, positive_in_softmax, ScalarValue(inputs.negative_weight)},
-                  has_sampling_probability);
+  RolledSoftmaxArgs args;
+  FillArguments(*this, inputs, &args);
+  CheckRowOptions(context, {refined, positive_in_softmax, args.negative_weight}, has_sampling_probability);
   if (!context.ok()) return;
   const Outputs outputs = AllocateOutputs(*this, inputs, context);
   if (!context.ok()) return;
@@ -179,8 +180,6 @@ void RolledSoftmaxKernel::Compute(KernelContext& context) const {
     context.SetZero(outputs.grad_scalars);
     return;
   }
-  RolledSoftmaxArgs args;
-  FillArguments(*this, inputs, &args);
   Run(inputs, outputs, context, &args);
 }
 

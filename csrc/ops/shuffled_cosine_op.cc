@@ -88,10 +88,10 @@ void FillArguments(const ShuffledCosineKernel& kernel, const Inputs& inputs, Shu
   args->item_row_stride = args->embedding_dim;
   args->permutation_dtype = inputs.permutations.dtype();
   args->permutations = inputs.permutations.data();
-  args->gamma = ScalarValue(inputs.gamma);
+  ReadScalar(inputs.gamma, &args->gamma, &args->on_device.gamma);
   args->refined = kernel.refined;
   args->positive_in_softmax = kernel.positive_in_softmax;
-  args->negative_weight = ScalarValue(inputs.negative_weight);
+  ReadScalar(inputs.negative_weight, &args->negative_weight, &args->on_device.negative_weight);
   args->sampling_probability = DataOrNull(inputs.sampling_probability);
   args->candidate_ids = static_cast<const int64_t*>(DataOrNull(inputs.candidate_ids));
 }
@@ -145,8 +145,9 @@ void ShuffledCosineKernel::Compute(KernelContext& context) const {
   const Inputs inputs = ReadInputs(*this, context);
   if (context.ok()) Validate(inputs, context);
   if (!context.ok()) return;
-  CheckRowOptions(context, {refined, positive_in_softmax, ScalarValue(inputs.negative_weight)},
-                  has_sampling_probability);
+  ShuffledCosineArgs args;
+  FillArguments(*this, inputs, &args);
+  CheckRowOptions(context, {refined, positive_in_softmax, args.negative_weight}, has_sampling_probability);
   if (!context.ok()) return;
   const Outputs outputs = AllocateOutputs(*this, inputs, context);
   if (!context.ok()) return;
@@ -155,8 +156,6 @@ void ShuffledCosineKernel::Compute(KernelContext& context) const {
     context.SetZero(outputs.grad_scalars);
     return;
   }
-  ShuffledCosineArgs args;
-  FillArguments(*this, inputs, &args);
   Run(inputs, outputs, context, &args);
 }
 

@@ -105,10 +105,10 @@ Outputs AllocateOutputs(const SvSoftmaxKernel& kernel, Inputs* inputs, KernelCon
 void Run(const Inputs& inputs, const Outputs& outputs, KernelContext& context, SvSoftmaxArgs* args) {
   args->pos_score = inputs.pos_score.data();
   args->neg_scores = inputs.neg_scores ? inputs.neg_scores.data() : outputs.grad_neg.data();
-  args->smooth = ScalarValue(inputs.smooth);
-  args->margin = ScalarValue(inputs.margin);
-  args->t = ScalarValue(inputs.t);
-  args->threshold = ScalarValue(inputs.threshold);
+  ReadScalar(inputs.smooth, &args->smooth, &args->on_device.smooth);
+  ReadScalar(inputs.margin, &args->margin, &args->on_device.margin);
+  ReadScalar(inputs.t, &args->t, &args->on_device.t);
+  ReadScalar(inputs.threshold, &args->threshold, &args->on_device.threshold);
   args->weights = DataOrNull(inputs.weights);
   args->loss = outputs.loss.data();
   args->grad_pos = DataOrNull(outputs.grad_pos);

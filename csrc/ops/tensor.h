@@ -60,6 +60,9 @@ class Tensor {
     if (state_.release != nullptr) state_.release(state_.owner);
   }
 
+  // Its elements are in the memory of the context's device, which the host must not read.
+  void SetOnDevice() { state_.on_device = true; }
+
   // `release` is called with `owner` when the tensor goes.
   void SetOwner(void* owner, void (*release)(void*)) {
     state_.owner = owner;
@@ -67,6 +70,7 @@ class Tensor {
   }
 
   explicit operator bool() const { return state_.valid; }
+  bool on_device() const { return state_.on_device; }
   DType dtype() const { return state_.dtype; }
   int rank() const { return state_.rank; }
   int64_t dim(int index) const { return state_.dims[index]; }
@@ -98,6 +102,7 @@ class Tensor {
  private:
   struct State {
     bool valid = false;
+    bool on_device = false;
     DType dtype = DType::kFloat32;
     int rank = 0;
     int64_t dims[kMostDims] = {};

@@ -17,7 +17,6 @@ struct Functions {
   decltype(&FastnegCudaShuffledCosine) shuffled_cosine = nullptr;
   decltype(&FastnegCudaSvSoftmaxWorkspaceBytes) sv_softmax_workspace_bytes = nullptr;
   decltype(&FastnegCudaSvSoftmax) sv_softmax = nullptr;
-  decltype(&FastnegCudaCopyToHost) copy_to_host = nullptr;
   decltype(&FastnegCudaSetZero) set_zero = nullptr;
   decltype(&FastnegCudaLastErrorName) last_error_name = nullptr;
 };
@@ -37,7 +36,6 @@ bool FindAll(void* library, Functions* functions) {
          Find(library, "FastnegCudaShuffledCosine", &functions->shuffled_cosine) &&
          Find(library, "FastnegCudaSvSoftmaxWorkspaceBytes", &functions->sv_softmax_workspace_bytes) &&
          Find(library, "FastnegCudaSvSoftmax", &functions->sv_softmax) &&
-         Find(library, "FastnegCudaCopyToHost", &functions->copy_to_host) &&
          Find(library, "FastnegCudaSetZero", &functions->set_zero) &&
          Find(library, "FastnegCudaLastErrorName", &functions->last_error_name);
 }
@@ -73,10 +71,6 @@ Status CudaDevice::SetZero(void* memory, size_t num_bytes) const {
 }
 
 const char* CudaDevice::LastErrorName() const { return g_functions.last_error_name(); }
-
-Status CudaDevice::CopyToHost(void* host, const void* device, size_t num_bytes) const {
-  return static_cast<Status>(g_functions.copy_to_host(host, device, num_bytes, stream_));
-}
 
 }  // namespace fastneg::xla_ffi
 

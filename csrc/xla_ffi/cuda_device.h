@@ -30,9 +30,6 @@ class CudaDevice final : public ops::Device {
   Status SetZero(void* memory, size_t num_bytes) const override;
   const char* LastErrorName() const override;
 
-  // Waits for the stream.
-  Status CopyToHost(void* host, const void* device, size_t num_bytes) const;
-
  private:
   void* stream_;
   bool on_host_ = false;

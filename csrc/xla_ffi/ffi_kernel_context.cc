@@ -50,7 +50,6 @@ void FfiKernelContext::Bind(const ops::Op& op, int64_t* attributes) {
   }
   BindOutputs(op, attributes);
   if (ok()) BindInputs(op, attributes);
-  if (ok() && device_ != nullptr) ScalarsToHost();
 }
 
 int64_t FfiKernelContext::Count(const ops::Op& op, const char* count, const int64_t* attributes) const {
@@ -125,6 +124,7 @@ void FfiKernelContext::BindNumber(const ops::OpInput& input, double number) {
   for (const TypeOf& known : types_) {
     if (std::strcmp(known.name, input.type) == 0) view.dtype = known.dtype;
   }
+  view.is_number = true;
   view.data = HostScalar(view.dtype, number);
   if (view.data != nullptr) inputs_.push_back(view);
 }
@@ -143,26 +143,11 @@ void* FfiKernelContext::HostScalar(DType dtype, double number) {
   return &scalar.float32;
 }
 
-// Ops read scalars on the host. Those that came as tensors, because they are trained, are copied there, which waits for
-// the stream.
-void FfiKernelContext::ScalarsToHost() {
-  for (View& input : inputs_) {
-    const bool is_float = input.dtype == DType::kFloat32 || input.dtype == DType::kFloat64;
-    const auto address = reinterpret_cast<const char*>(input.data);
-    const auto scalars = reinterpret_cast<const char*>(scalars_);
-    const bool on_host = address >= scalars && address < scalars + sizeof(scalars_);
-    if (input.rank != 0 || !is_float || on_host) continue;
-    void* host = HostScalar(input.dtype, 0.0);
-    if (host == nullptr) return;
-    const Status status = device_->CopyToHost(host, input.data, ops::SizeOf(input.dtype));
-    if (status != Status::kOk) return Fail(ErrorCode::kInternal, "fastneg: " + ops::CoreStatusText(status, device_));
-    input.data = host;
-  }
-}
-
 Tensor FfiKernelContext::Input(int index) {
   const View& view = inputs_[static_cast<size_t>(index)];
-  return Tensor(view.dtype, view.dims, view.rank, view.data);
+  Tensor tensor(view.dtype, view.dims, view.rank, view.data);
+  if (device_ != nullptr && !view.is_number) tensor.SetOnDevice();
+  return tensor;
 }
 
 Tensor FfiKernelContext::AllocateOutput(int index, DType dtype, const int64_t* dims, int rank) {

@@ -48,9 +48,10 @@ class FfiKernelContext final : public ops::KernelContext {
     const int64_t* dims = nullptr;
     int rank = 0;
     void* data = nullptr;
+    bool is_number = false;  // It came as an attribute, and is on the host.
   };
 
-  // A scalar that the op reads on the host.
+  // A scalar that came as an attribute.
   union Scalar {
     double float64;
     float float32;
@@ -79,7 +80,6 @@ class FfiKernelContext final : public ops::KernelContext {
   void BindNumber(const ops::OpInput& input, double number);
   void RefuseCount(const ops::Op& op, const char* what, int64_t received);
   void* HostScalar(DType dtype, double number);
-  void ScalarsToHost();
 
   const XLA_FFI_CallFrame& frame_;
   const Attributes attributes_;

@@ -3,12 +3,13 @@
 // Unproved on hardware: no GPU has run this code yet. benchmarks/gpu_proof.py is what has to pass on one; until then
 // the same kernels run on the host, thread by thread, in the tests (tests/core/cuda_on_host).
 //
-// Nothing but CopyToHost waits for the device or copies to the host, and nothing allocates, so a call can be captured
-// into a CUDA graph. The workspace may be any memory, its contents do not matter, and it must not be used by anything
-// else before the call's work on the stream is done. Sizes, types and null pointers are checked on the host and come
-// back as a Status. Values can only be checked on the device: a shift that is 0 modulo B or an array that is no
-// permutation turns every requested result into NaN, and `error_index`, which is a device pointer here, gets the index
-// that the CPU's would; -1 if all is well. No value leads to an access outside a buffer. A launch that CUDA refuses is
+// Nothing waits for the device, copies to the host or allocates, so a call can be captured into a CUDA graph. The
+// workspace may be any memory, its contents do not matter, and it must not be used by anything else before the call's
+// work on the stream is done. Sizes, types and null pointers are checked on the host and come back as a Status. Values
+// can only be checked on the device: a shift that is 0 modulo B or an array that is no permutation turns every
+// requested result into NaN, and `error_index`, which is a device pointer here, gets the index that the CPU's would; -1
+// if all is well. So does a negative_weight that only the device knows and that is not 1 although the positive is in
+// the softmax, with an `error_index` of -2. No value leads to an access outside a buffer. A launch that CUDA refuses is
 // Status::kDeviceFailure, and the results are then undefined; a process without a driver or device gets
 // Status::kNoDevice.
 //
@@ -48,9 +49,6 @@ Status SvSoftmax(const SvSoftmaxArgs& args, Stream stream);
 // out[i] = dtype(scale * unit_grad[i]), with the scale, one value of the compute type, on the device too; zeros where
 // it is 0. args.scale is not used.
 Status ScaleGrad(const ScaleGradArgs& args, const void* scale, Stream stream);
-
-// Copies from the device to the host, and waits for it: nothing else here does.
-Status CopyToHost(void* host, const void* device, size_t num_bytes, Stream stream);
 
 Status SetZero(void* memory, size_t num_bytes, Stream stream);
 

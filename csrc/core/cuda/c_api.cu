@@ -15,11 +15,6 @@ Status DeviceStatus() {
   return status == Status::kOk && count == 0 ? Status::kNoDevice : status;
 }
 
-Status CopyToHost(void* host, const void* device, size_t num_bytes, Stream stream) {
-  const Status status = FromCuda(cudaMemcpyAsync(host, device, num_bytes, cudaMemcpyDeviceToHost, stream));
-  return status == Status::kOk ? FromCuda(cudaStreamSynchronize(stream)) : status;
-}
-
 Status SetZero(void* memory, size_t num_bytes, Stream stream) { return Fill(memory, 0, num_bytes, stream); }
 
 }  // namespace fastneg::cuda
@@ -58,10 +53,6 @@ int32_t FastnegCudaSvSoftmax(const fastneg::SvSoftmaxArgs* args, void* stream) {
 
 int32_t FastnegCudaScaleGrad(const fastneg::ScaleGradArgs* args, const void* scale, void* stream) {
   return static_cast<int32_t>(fastneg::cuda::ScaleGrad(*args, scale, AsStream(stream)));
-}
-
-int32_t FastnegCudaCopyToHost(void* host, const void* device, size_t num_bytes, void* stream) {
-  return static_cast<int32_t>(fastneg::cuda::CopyToHost(host, device, num_bytes, AsStream(stream)));
 }
 
 int32_t FastnegCudaSetZero(void* memory, size_t num_bytes, void* stream) {

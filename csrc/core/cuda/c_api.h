@@ -29,8 +29,6 @@ FASTNEG_CUDA_EXPORT int32_t FastnegCudaSvSoftmax(const fastneg::SvSoftmaxArgs* a
 
 FASTNEG_CUDA_EXPORT int32_t FastnegCudaScaleGrad(const fastneg::ScaleGradArgs* args, const void* scale, void* stream);
 
-FASTNEG_CUDA_EXPORT int32_t FastnegCudaCopyToHost(void* host, const void* device, size_t num_bytes, void* stream);
-
 FASTNEG_CUDA_EXPORT int32_t FastnegCudaSetZero(void* memory, size_t num_bytes, void* stream);
 
 #endif  // FASTNEG_CORE_CUDA_C_API_H_

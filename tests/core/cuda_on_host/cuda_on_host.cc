@@ -1,6 +1,8 @@
+#include <sys/mman.h>
 #include <ucontext.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
@@ -153,7 +155,28 @@ void RunBlock(unsigned int threads, std::mt19937* random) {
 
 cudaError_t refusal = cudaSuccess;
 
+void* hidden = nullptr;
+size_t hidden_bytes = 0;
+
+std::atomic<int> waits{0};
+
+void SetAccess(int protection) {
+  if (hidden != nullptr && mprotect(hidden, hidden_bytes, protection) != 0) std::abort();
+}
+
 }  // namespace
+
+void SetHidden(void* memory, size_t bytes) {
+  SetAccess(PROT_READ | PROT_WRITE);
+  hidden = memory;
+  hidden_bytes = bytes;
+  SetAccess(PROT_NONE);
+}
+
+Access::Access() { SetAccess(PROT_READ | PROT_WRITE); }
+Access::~Access() { SetAccess(PROT_NONE); }
+
+void CountWait() { ++waits; }
 
 void SetOrder(unsigned int order) { device.order = order; }
 
@@ -196,6 +219,7 @@ void RunGrid(unsigned int blocks, unsigned int threads, void (*thread)(void* con
   // TensorFlow may launch from several threads.
   static std::mutex mutex;
   const std::lock_guard<std::mutex> lock(mutex);
+  const Access access;
   device.thread = thread;
   device.context = context;
   if (device.fibers.size() < threads) device.fibers.resize(threads);
@@ -220,3 +244,10 @@ extern "C" __attribute__((visibility("default"))) void FastnegCudaOnHostSetOrder
 extern "C" __attribute__((visibility("default"))) void FastnegCudaOnHostRefuseNextLaunch() {
   cuda_on_host::refusal = cudaErrorNoKernelImageForDevice;
 }
+
+extern "C" __attribute__((visibility("default"))) void FastnegCudaOnHostSetHidden(void* memory, size_t bytes) {
+  cuda_on_host::SetHidden(memory, bytes);
+}
+
+// How often the host has waited for the device.
+extern "C" __attribute__((visibility("default"))) int FastnegCudaOnHostNumWaits() { return cuda_on_host::waits; }

@@ -6,6 +6,8 @@
 // that not all lanes of the warp reach, ends the process with a message. Memory is the host's, and what reads or writes
 // outside of it is for the address sanitizer to find.
 //
+// The memory can be hidden (SetHidden), so that nobody but kernels may touch it, as that of a GPU.
+//
 // What it cannot show: races between blocks that run at the same time, the weak order of their memory accesses, and
 // whether the code that nvcc makes is right.
 #ifndef FASTNEG_TESTS_CORE_CUDA_ON_HOST_CUDA_RUNTIME_H_
@@ -49,6 +51,20 @@ void SetOrder(unsigned int order);
 void RunGrid(unsigned int blocks, unsigned int threads, void (*thread)(void* context), void* context);
 
 void Barrier();
+
+// Memory that only kernels, and copies and fills by CUDA, may read or write; whole pages. Anybody else who does dies.
+// Null: none.
+void SetHidden(void* memory, size_t bytes);
+
+// Lets everybody touch the hidden memory while it lives.
+class Access {
+ public:
+  Access();
+  ~Access();
+};
+
+// Notes that the host waits for the device.
+void CountWait();
 
 // Gives `value` to the warp and waits for what the other lanes give; returns all lanes' values. `operation` names what
 // the lanes are at: all must be at the same.
@@ -152,19 +168,24 @@ inline cudaError_t cudaFree(void* memory) {
   return cudaSuccess;
 }
 inline cudaError_t cudaMemset(void* memory, int value, size_t bytes) {
+  const cuda_on_host::Access access;
   std::memset(memory, value, bytes);
   return cudaSuccess;
 }
 inline cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind) {
+  const cuda_on_host::Access access;
+  cuda_on_host::CountWait();
   std::memcpy(to, from, bytes);
   return cudaSuccess;
 }
-inline cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind, cudaStream_t) {
-  std::memcpy(to, from, bytes);
+inline cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind, cudaStream_t) {
+  return cudaMemcpy(to, from, bytes, kind);  // Pageable memory waits, too.
+}
+inline cudaError_t cudaDeviceSynchronize() {
+  cuda_on_host::CountWait();
   return cudaSuccess;
 }
-inline cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
-inline cudaError_t cudaDeviceSynchronize() { return cudaSuccess; }
+inline cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaDeviceSynchronize(); }
 inline cudaError_t cudaGetLastError() { return cudaSuccess; }
 inline const char* cudaGetErrorName(cudaError_t error) {
   return error == cudaErrorNoKernelImageForDevice ? "cudaErrorNoKernelImageForDevice" : "cudaSuccess";
@@ -174,8 +195,7 @@ inline cudaError_t cudaGetDeviceCount(int* count) {
   return cudaSuccess;
 }
 inline cudaError_t cudaMemsetAsync(void* memory, int value, size_t bytes, cudaStream_t) {
-  std::memset(memory, value, bytes);
-  return cudaSuccess;
+  return cudaMemset(memory, value, bytes);
 }
 
 namespace cuda_on_host {

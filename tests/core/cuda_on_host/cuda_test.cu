@@ -164,7 +164,8 @@ class GatheredCase {
                                         Encode(labels, DType::kFloat32),
                                         Encode(weights, ComputeType(dtype_)),
                                         Encode(probabilities, ComputeType(dtype_)),
-                                        Bytes(ids)};
+                                        Bytes(ids),
+                                        Encode({8.0, 0.125, 1.25, 1.0}, ComputeType(dtype_))};
     std::vector<std::unique_ptr<DeviceBuffer>> device_inputs;
     for (const std::vector<char>& input : inputs) device_inputs.push_back(std::make_unique<DeviceBuffer>(input));
     const size_t bytes = ComputeBytes(dtype_);
@@ -203,6 +204,11 @@ class GatheredCase {
         a.sampling_probability = input(4);
         a.candidate_ids = static_cast<const int64_t*>(input(5));
         a.grad_weights = result(4);
+        if (on_device) {
+          const auto scalar = [&](size_t n) { return static_cast<const char*>(input(6)) + n * bytes; };
+          a.gamma = a.margin = a.t = std::nan("");
+          a.on_device = {scalar(0), scalar(1), scalar(2), scalar(3)};
+        }
       }
       set_candidates(&a, on_device);
     }
@@ -297,7 +303,8 @@ void CheckSvSoftmax(int64_t num_rows, int64_t num_negatives, DType dtype, bool w
   const std::vector<char> pos = Encode(RandomValues(rows, &random), dtype);
   const std::vector<char> neg = Encode(RandomValues(elements, &random), dtype);
   const std::vector<char> encoded_weights = Encode(weights, ComputeType(dtype));
-  const DeviceBuffer device_pos(pos), device_neg(neg), device_weights(encoded_weights);
+  const std::vector<char> scalars = Encode({3.0, 0.125, 1.25, 0.0625}, ComputeType(dtype));
+  const DeviceBuffer device_pos(pos), device_neg(neg), device_weights(encoded_weights), device_scalars(scalars);
   const size_t bytes = ComputeBytes(dtype);
   Result loss("loss", bytes), grad_pos("grad_pos", rows * bytes), grad_neg("grad_neg", elements * bytes);
   Result grad_weights("grad_weights", rows * bytes), grad_scalars("grad_scalars", 3 * bytes);
@@ -320,6 +327,11 @@ void CheckSvSoftmax(int64_t num_rows, int64_t num_negatives, DType dtype, bool w
     if (weighted) {
       args.weights = device ? device_weights.get() : static_cast<const void*>(encoded_weights.data());
       args.grad_weights = result(&grad_weights);
+      if (device) {
+        const auto scalar = [&](size_t n) { return static_cast<const char*>(device_scalars.get()) + n * bytes; };
+        args.smooth = args.margin = args.t = args.threshold = std::nan("");
+        args.on_device = {scalar(0), scalar(1), scalar(2), scalar(3)};
+      }
     }
     if (device) {
       args.workspace_bytes = cuda::SvSoftmaxWorkspaceBytes(args);

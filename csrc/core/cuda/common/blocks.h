@@ -8,10 +8,14 @@ constexpr int kBlockThreads = 256;
 
 // What the blocks of a call tell each other. All zero before the first kernel.
 struct Control {
-  unsigned long long error;  // 0, or the complement of the first offending index, so that a maximum finds it.
-  unsigned int count;        // Rows with a weight.
-  unsigned int tickets;      // Blocks of the row pass that are done.
+  // 0, or the complement of the first offending index, so that a maximum finds it; kBadParameter below all of these.
+  unsigned long long error;
+  unsigned int count;    // Rows with a weight.
+  unsigned int tickets;  // Blocks of the row pass that are done.
 };
+
+// A parameter that only the device knows is not what it has to be.
+constexpr unsigned long long kBadParameter = 1;
 
 }  // namespace fastneg::cuda
 

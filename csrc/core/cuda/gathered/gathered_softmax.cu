@@ -131,12 +131,12 @@ Status BeginGathered(const GatheredSoftmaxArgs& args, const CandidateArray& cand
   plan.weights = args.weights;
   plan.candidate_ids = args.candidate_ids;
   plan.sampling_probability = args.sampling_probability;
-  plan.gamma = args.gamma;
-  plan.margin = args.margin;
-  plan.t = args.t;
+  plan.gamma = {args.gamma, args.on_device.gamma};
+  plan.margin = {args.margin, args.on_device.margin};
+  plan.t = {args.t, args.on_device.t};
   plan.refined = args.refined;
   plan.positive_in_softmax = args.positive_in_softmax;
-  plan.negative_weight = args.negative_weight;
+  plan.negative_weight = {args.negative_weight, args.on_device.negative_weight};
   plan.loss = args.loss;
   plan.grad_user = args.grad_user;
   plan.grad_item = args.grad_item;

@@ -29,7 +29,8 @@ class Pairs {
  public:
   using T = Compute<Element>;
 
-  explicit __device__ Pairs(const GatheredPlan& plan) : params{T(plan.gamma), T(plan.margin), T(plan.t)}, plan_(plan) {}
+  explicit __device__ Pairs(const GatheredPlan& plan)
+      : params{plan.gamma.Get<T>(), plan.margin.Get<T>(), plan.t.Get<T>()}, plan_(plan) {}
 
   __device__ __forceinline__ const Element* UserRow(int i) const {
     return static_cast<const Element*>(plan_.user_emb) + i * plan_.user_row_stride;

@@ -7,6 +7,7 @@
 
 #include "core/api.h"
 #include "core/cuda/common/blocks.h"
+#include "core/cuda/common/scalar.cuh"
 
 namespace fastneg::cuda {
 
@@ -44,12 +45,12 @@ struct GatheredPlan {
   const void* weights = nullptr;
   const int64_t* candidate_ids = nullptr;
   const void* sampling_probability = nullptr;
-  double gamma = 1.0;
-  double margin = 0.0;
-  double t = 1.0;
+  Scalar gamma;
+  Scalar margin;
+  Scalar t;
   bool refined = false;
   bool positive_in_softmax = true;
-  double negative_weight = 1.0;
+  Scalar negative_weight;
 
   // Results; null where not wanted. grad_user and grad_item come together.
   void* loss = nullptr;

@@ -57,6 +57,9 @@ __global__ void __launch_bounds__(kBlockThreads) PrepareKernel(const GatheredPla
 
   const int thread = static_cast<int>(threadIdx.x);
   if (thread == 0) counted = 0;
+  if (block == 0 && thread == 0 && plan.positive_in_softmax && !(plan.negative_weight.Get<T>() == T(1))) {
+    atomicMax(&plan.control->error, kBadParameter);
+  }
   __syncthreads();
   const int64_t i = int64_t{block} * kPrepareRows + thread / kPrepareLanes;
   const bool exists = i < plan.batch_size;

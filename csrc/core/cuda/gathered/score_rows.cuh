@@ -102,23 +102,24 @@ class ScoredRow {
     const double coefficient = weighted ? static_cast<double>(weight) * inverse_count : 0.0;
     const double per_sum =
         weighted ? coefficient * static_cast<double>(end.factor) / static_cast<double>(end.total) : 0.0;
+    const double gamma = static_cast<double>(pairs_.params.gamma);
     if (first_lane) {
       sums[0] = weighted ? coefficient * static_cast<double>(loss) : 0.0;
       const double share = static_cast<double>(end.share), positive = static_cast<double>(end.positive);
       double score_sum = share * static_cast<double>(score_sum_);
       // The weights of the positive and of the negatives may not cancel.
-      if (plan_.negative_weight != 1)
-        score_sum += positive * (plan_.negative_weight - 1) * static_cast<double>(positive_);
+      const double negative_weight = static_cast<double>(plan_.negative_weight.Get<T>());
+      if (negative_weight != 1) score_sum += positive * (negative_weight - 1) * static_cast<double>(positive_);
       sums[1] = weighted ? per_sum * score_sum : 0.0;
-      sums[2] = weighted ? per_sum * plan_.gamma * positive : 0.0;
-      sums[3] = weighted ? per_sum * plan_.gamma * share * static_cast<double>(hard_sum_) : 0.0;
+      sums[2] = weighted ? per_sum * gamma * positive : 0.0;
+      sums[3] = weighted ? per_sum * gamma * share * static_cast<double>(hard_sum_) : 0.0;
       if (exists_ && plan_.grad_weights != nullptr) {
         static_cast<T*>(plan_.grad_weights)[i_] =
             active_ && count != 0 ? T(static_cast<double>(loss) * inverse_count) : T(0);
       }
     }
     if constexpr (kGrad) {
-      const T scale = weighted ? T(per_sum * plan_.gamma) : T(0);
+      const T scale = weighted ? T(per_sum * gamma) : T(0);
       const bool used = scale != T(0);
       const T inverse = active_ ? static_cast<const T*>(plan_.user_inverse)[i_] : T(1);
       if (first_lane && exists_) {
@@ -148,7 +149,7 @@ class ScoredRow {
   __device__ RowEnd<T> End() const {
     const T below = positive_logit_ - reference_;
     if (plan_.positive_in_softmax) return EndWithPositive(negatives_, below);
-    const T weight = T(plan_.negative_weight);
+    const T weight = plan_.negative_weight.Get<T>();
     RowEnd<T> end = EndWithoutPositive(negatives_, below, reference_, weight);
     if (plan_.refined) {
       const int num_negatives = NumNegatives();

@@ -8,6 +8,7 @@
 
 #include "core/cuda/common/block_sums.cuh"
 #include "core/cuda/common/lanes.cuh"
+#include "core/cuda/common/scalar.cuh"
 #include "core/cuda/common/softmax_row.cuh"
 #include "core/cuda/common/storage.cuh"
 #include "core/losses/sv_softmax.h"
@@ -21,10 +22,10 @@ struct SvSoftmaxPlan {
   const void* pos_score = nullptr;   // [P] of the storage type.
   const void* neg_scores = nullptr;  // [P, K] of the storage type.
   const void* weights = nullptr;     // [P] or null.
-  double margin = 0.0;
-  double t = 1.0;
-  double smooth = 1.0;
-  double threshold = 0.0;
+  Scalar margin;
+  Scalar t;
+  Scalar smooth;
+  Scalar threshold;
 
   // Results; null where not wanted. grad_pos and grad_neg come together.
   void* loss = nullptr;
@@ -59,8 +60,8 @@ class GivenRow {
   // Row i, or none if i >= P.
   __device__ GivenRow(const SvSoftmaxPlan& plan, int64_t i)
       : plan_(plan),
-        params_{T(plan.smooth), T(plan.margin), T(plan.t)},
-        threshold_(T(plan.threshold)),
+        params_{plan.smooth.Get<T>(), plan.margin.Get<T>(), plan.t.Get<T>()},
+        threshold_(plan.threshold.Get<T>()),
         exists_(i < plan.num_rows),
         i_(exists_ ? i : 0),
         count_(plan.weights == nullptr ? static_cast<unsigned long long>(plan.num_rows) : *plan.count),
@@ -131,13 +132,15 @@ class GivenRow {
     const T loss = RowLoss(below, own, negatives_);
     const bool counts = weight_ != T(0);
     const double share = counts ? static_cast<double>(weight_) * inverse_count : 0.0;
-    const T scale = counts ? T(share * plan_.smooth) / total : T(0);
+    // Read again: kept from the beginning it would take a register too many in one of the layouts.
+    const double smooth = static_cast<double>(plan_.smooth.Get<T>());
+    const T scale = counts ? T(share * smooth) / total : T(0);
     if (Group::Index() == 0) {
       const double by_total = counts ? share / static_cast<double>(total) : 0.0;
       sums[0] = counts ? share * static_cast<double>(loss) : 0.0;
       sums[1] = counts ? by_total * static_cast<double>(leads_ + negatives_ * behind) : 0.0;
-      sums[2] = counts ? by_total * plan_.smooth * static_cast<double>(negatives_) : 0.0;
-      sums[3] = counts ? by_total * plan_.smooth * static_cast<double>(hard_) : 0.0;
+      sums[2] = counts ? by_total * smooth * static_cast<double>(negatives_) : 0.0;
+      sums[3] = counts ? by_total * smooth * static_cast<double>(hard_) : 0.0;
       if (exists_ && plan_.grad_weights != nullptr) {
         static_cast<T*>(plan_.grad_weights)[i_] = read_ ? T(static_cast<double>(loss) * inverse_count) : T(0);
       }

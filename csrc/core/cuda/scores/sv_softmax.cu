@@ -117,10 +117,10 @@ Status SvSoftmax(const SvSoftmaxArgs& args, Stream stream) {
   plan.pos_score = args.pos_score;
   plan.neg_scores = args.neg_scores;
   plan.weights = args.weights;
-  plan.margin = args.margin;
-  plan.t = args.t;
-  plan.smooth = args.smooth;
-  plan.threshold = args.threshold;
+  plan.margin = {args.margin, args.on_device.margin};
+  plan.t = {args.t, args.on_device.t};
+  plan.smooth = {args.smooth, args.on_device.smooth};
+  plan.threshold = {args.threshold, args.on_device.threshold};
   plan.loss = args.loss;
   plan.grad_pos = args.grad_pos;
   plan.grad_neg = args.grad_neg;
