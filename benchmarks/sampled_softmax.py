@@ -191,7 +191,7 @@ SUITE = suite.Suite(
         suite.tensorflow_form("published", published, make_tensors, 2),
         suite.tensorflow_form("masked product", masked_product, make_tensors, 2),
         suite.tensorflow_form("masked product", masked_product, make_tensors, 2, jit_compile=True),
-        *suite.fastneg_backends(fastneg_loss, make_tensors, 2, in_xla=False),
+        *suite.fastneg_backends(fastneg_loss, make_tensors, 2),
     ),
     compute_truth=compute_truth,
     describe_error=describe_error,

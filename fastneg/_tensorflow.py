@@ -39,6 +39,11 @@ def in_xla() -> bool:
     return bool(control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph()))
 
 
+def has_gpus() -> bool:
+    """Whether TensorFlow may put anything on a GPU."""
+    return bool(tf.config.list_logical_devices("GPU"))
+
+
 def is_argument_or_variable(value: Any) -> bool:
     """Whether a tensor of a graph is an argument of the outermost function, or a variable's value.
 

@@ -166,12 +166,48 @@ def test_bad_values_make_the_results_nan() -> None:
     assert np.isfinite(step(tf.constant([1, B - 1], tf.int64))[0])
 
 
+@pytest.fixture
+def a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """TensorFlow says that it sees one."""
+    devices = [*tf.config.list_logical_devices(), tf.config.LogicalDevice("/device:GPU:0", "GPU")]
+    monkeypatch.setattr(
+        tf.config,
+        "list_logical_devices",
+        lambda kind=None: [device for device in devices if kind in (None, device.device_type)],
+    )
+
+
+@pytest.mark.usefixtures("on_gpu", "a_gpu")
+@pytest.mark.parametrize("loss", LOSSES)
+def test_nobody_looks_at_trained_scalars(loss: str) -> None:
+    """Not even for a temperature that is 0, which gives NaN. Checks run on the host."""
+    rows, scores = tf.random.normal([B, 4]), tf.random.normal([B, 3])
+    rest = {"margin": tf.constant(0.1), "t": tf.constant(1.2)}
+
+    @tf.function
+    def compute(scalar: tf.Tensor) -> tf.Tensor:
+        if loss == "rolled_softmax":
+            return fastneg.softmax_loss_with_negative_mining(
+                rows, rows, tf.ones([B]), 3, gamma=scalar, **rest
+            )
+        if loss == "shuffled_cosine":
+            return fastneg.negative_cosine_loss(rows, rows, 3, t=scalar)
+        return fastneg.support_vector_guided_softmax_loss(
+            scores[:, 0], scores, smooth=scalar, threshold=scalar, **rest
+        )
+
+    operations = compute.get_concrete_function(tf.constant(2.0)).graph.get_operations()
+    assert not {"Assert", "If", "StatelessIf"} & {operation.type for operation in operations}
+    assert np.isfinite(compute(tf.constant(2.0)))
+    if loss == "shuffled_cosine":
+        assert np.isnan(compute(tf.constant(0.0)))
+
+
+@pytest.mark.usefixtures("a_gpu")
 def test_where_losses_go_on_a_machine_with_a_gpu(
     native: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where CUDA's kernels are loaded, through XLA, for the losses that have such kernels."""
-    devices = [*tf.config.list_logical_devices(), tf.config.LogicalDevice("/device:GPU:0", "GPU")]
-    monkeypatch.setattr(tf.config, "list_logical_devices", lambda: devices)
     monkeypatch.setattr(xla, "why_not_loaded", lambda: None)
     for problem, allowed in ((None, True), ("not built", False)):
         monkeypatch.setattr(cuda, "why_not_loaded", lambda problem=problem: problem)

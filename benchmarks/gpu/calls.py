@@ -78,7 +78,8 @@ def gathered(
     args.user_emb, args.item_emb = user.data_ptr(), item.data_ptr()
     args.user_row_stride, args.item_row_stride = user.stride(0), item.stride(0)
     args.embed_normed = options.get("embed_normed", False)
-    _set_scalars(args, {"gamma": 1.0, "margin": 0.0, "t": 1.0}, options)
+    defaults = {"gamma": 1.0, "margin": 0.0, "t": 1.0, "negative_weight": 1.0}
+    _set_scalars(args, defaults, options)
     labels, weights = options.get("labels"), options.get("weights")
     if labels is not None:
         args.labels, args.label_dtype = labels.data_ptr(), _dtype(labels)

@@ -259,9 +259,15 @@ def check_refusals(caller: Any, device: torch.device) -> Iterator[Finding]:
     shifts = torch.tensor([3, 80, 5, 0], device=device)
     permutations = torch.stack([torch.arange(40)] * 3).to(device, torch.int32)
     permutations[1, 7], permutations[2, 0] = 6, 1 << 30
+    weight = torch.tensor(2.0, device=device)
     for name, given, index in (
         ("a shift of 0", {"shifts": shifts}, 1),
         ("no permutation", {"permutations": permutations}, 47),
+        (
+            "a weight of negatives",
+            {"shifts": shifts[::2].contiguous(), "negative_weight": weight},
+            -2,
+        ),
     ):
         results = _run(caller.gathered(user, user, **given))
         found = int(results.pop("error_index"))

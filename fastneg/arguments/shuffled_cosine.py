@@ -7,7 +7,7 @@ from typing import Any
 import tensorflow as tf
 
 from fastneg import validation
-from fastneg._tensorflow import in_xla
+from fastneg._tensorflow import has_gpus, in_xla
 from fastneg.arguments.common import Arguments, ids_factor, per_candidate
 from fastneg.arguments.row_options import RowOptions, row_options
 from fastneg.arguments.seeds import Seed, seed_of_replica
@@ -138,7 +138,8 @@ def _over_temperature(scale: float | tf.Tensor, t: float | tf.Tensor) -> float |
         if t == 0.0:
             raise ValueError(f"`t` must not be 0. Received: {t!r}.")
         return scale / t
-    if not in_xla():
+    # Looking at a value makes the host wait for a GPU; a temperature of 0 gives NaN there.
+    if not in_xla() and not has_gpus():
         check = tf.debugging.assert_none_equal(
             t, tf.zeros([], t.dtype), message="`t` must not be 0. Received: 0."
         )
