@@ -111,8 +111,12 @@ def _buffers(arrays: Sequence[np.ndarray], kept: list[Any]) -> _Buffers:
 def _attributes(
     op: str, attributes: Mapping[str, bool | int | float], kept: list[Any]
 ) -> _Attributes:
-    values: list[Any] = [_Text(op.encode(), len(op))]
-    for value in attributes.values():
+    named = sorted({"op": op, **attributes}.items())  # As XLA sorts them.
+    values: list[Any] = []
+    for _, value in named:
+        if isinstance(value, str):
+            values.append(_Text(value.encode(), len(value)))
+            continue
         if isinstance(value, bool):
             dtype, cell = _BOOL, ctypes.c_bool(value)
         elif isinstance(value, int):
@@ -121,8 +125,9 @@ def _attributes(
             dtype, cell = _FLOAT64, ctypes.c_double(value)
         kept.append(cell)
         values.append(_Scalar(dtype, ctypes.addressof(cell)))
-    names = [_Text(name.encode(), len(name)) for name in ("op", *attributes)]
-    kinds = (ctypes.c_int32 * len(values))(_STRING, *[_SCALAR] * len(attributes))
+    names = [_Text(name.encode(), len(name)) for name, _ in named]
+    texts = [isinstance(value, _Text) for value in values]
+    kinds = (ctypes.c_int32 * len(values))(*[_STRING if text else _SCALAR for text in texts])
     name_pointers, value_pointers = _pointers(names), _pointers(values)
     kept += [values, names, kinds, name_pointers, value_pointers]
     size = ctypes.sizeof(_Attributes)

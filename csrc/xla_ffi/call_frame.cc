@@ -1,5 +1,6 @@
 #include "xla_ffi/call_frame.h"
 
+#include <algorithm>
 #include <cstring>
 
 namespace fastneg::xla_ffi {
@@ -44,11 +45,13 @@ ops::Tensor AsTensor(const XLA_FFI_Buffer& buffer) {
 
 const void* Attributes::Find(const char* name, XLA_FFI_AttrType type) const {
   const std::string_view wanted = name;
-  for (int64_t i = 0; i < attrs_.size; ++i) {
-    const XLA_FFI_ByteSpan& span = *attrs_.names[i];
-    if (std::string_view(span.ptr, span.len) == wanted) return attrs_.types[i] == type ? attrs_.attrs[i] : nullptr;
-  }
-  return nullptr;
+  const auto text = [](const XLA_FFI_ByteSpan* span) { return std::string_view(span->ptr, span->len); };
+  XLA_FFI_ByteSpan** const end = attrs_.names + attrs_.size;
+  XLA_FFI_ByteSpan** const found = std::lower_bound(
+      attrs_.names, end, wanted, [&](const XLA_FFI_ByteSpan* span, std::string_view key) { return text(span) < key; });
+  if (found == end || text(*found) != wanted) return nullptr;
+  const int64_t place = found - attrs_.names;
+  return attrs_.types[place] == type ? attrs_.attrs[place] : nullptr;
 }
 
 bool Attributes::Text(const char* name, std::string_view* value) const {

@@ -19,7 +19,8 @@ bool ToCoreType(XLA_FFI_DataType type, DType* result);
 // The buffer as a tensor, which the buffer has to outlive; empty if its type is not known.
 ops::Tensor AsTensor(const XLA_FFI_Buffer& buffer);
 
-// The named attributes of a call. A missing one reads as false: the caller knows what it means.
+// The named attributes of a call, which XLA sorts by name. A missing one reads as false: the caller knows what it
+// means.
 class Attributes {
  public:
   explicit Attributes(const XLA_FFI_Attrs& attrs) : attrs_(attrs) {}

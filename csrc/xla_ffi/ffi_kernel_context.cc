@@ -32,6 +32,10 @@ void FfiKernelContext::Report(ErrorCode code, const char* message) {
 }
 
 void FfiKernelContext::Bind(const ops::Op& op, int64_t* attributes) {
+  // One allocation each: a call of a small loss takes no longer than a few dozen of them.
+  inputs_.reserve(op.inputs.size() + static_cast<size_t>(frame_.args.size));
+  outputs_.reserve(static_cast<size_t>(frame_.rets.size));
+  types_.reserve(op.types.size() + 1);
   int64_t* value = attributes;
   for (const ops::OpAttribute& attribute : op.attributes) {
     *value = attribute.default_value;
@@ -60,6 +64,13 @@ int64_t FfiKernelContext::Count(const ops::Op& op, const char* count, const int6
   return 0;
 }
 
+const FfiKernelContext::TypeOf* FfiKernelContext::Known(const char* type) const {
+  for (const TypeOf& known : types_) {
+    if (std::strcmp(known.name, type) == 0) return &known;
+  }
+  return nullptr;
+}
+
 bool FfiKernelContext::AddBuffer(const XLA_FFI_Buffer& buffer, const char* name, const ops::Op& op, const char* type,
                                  std::vector<View>* views) {
   View view;
@@ -68,13 +79,14 @@ bool FfiKernelContext::AddBuffer(const XLA_FFI_Buffer& buffer, const char* name,
            std::to_string(buffer.dtype) + ".");
     return false;
   }
-  for (const TypeOf& known : types_) {
-    if (std::strcmp(known.name, type) != 0 || known.dtype == view.dtype) continue;
+  const TypeOf* known = Known(type);
+  if (known == nullptr) {
+    types_.push_back({type, view.dtype});
+  } else if (known->dtype != view.dtype) {
     Refuse(std::string("`") + name + "` must have the dtype that the others have which " + op.name +
            " wants to be alike. Received: XLA's type number " + std::to_string(buffer.dtype) + ".");
     return false;
   }
-  types_.push_back({type, view.dtype});
   view.dims = buffer.dims;
   view.rank = static_cast<int>(buffer.rank);
   view.data = buffer.data;
@@ -121,9 +133,7 @@ void FfiKernelContext::RefuseCount(const ops::Op& op, const char* what, int64_t 
 // A number has the type of the others of its kind: the outputs are there.
 void FfiKernelContext::BindNumber(const ops::OpInput& input, double number) {
   View view;
-  for (const TypeOf& known : types_) {
-    if (std::strcmp(known.name, input.type) == 0) view.dtype = known.dtype;
-  }
+  if (const TypeOf* known = Known(input.type)) view.dtype = known->dtype;
   view.is_number = true;
   view.data = HostScalar(view.dtype, number);
   if (view.data != nullptr) inputs_.push_back(view);

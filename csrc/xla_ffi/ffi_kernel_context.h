@@ -73,6 +73,8 @@ class FfiKernelContext final : public ops::KernelContext {
   void Report(ops::ErrorCode code, const char* message) override;
   // How many tensors an input or output stands for.
   int64_t Count(const ops::Op& op, const char* count, const int64_t* attributes) const;
+  // Null for a type that no buffer has shown yet.
+  const TypeOf* Known(const char* type) const;
   bool AddBuffer(const XLA_FFI_Buffer& buffer, const char* name, const ops::Op& op, const char* type,
                  std::vector<View>* views);
   void BindOutputs(const ops::Op& op, const int64_t* attributes);

@@ -109,6 +109,7 @@ struct XLA_FFI_Rets {
   void** rets;
 };
 
+// Sorted by name.
 struct XLA_FFI_Attrs {
   size_t struct_size;
   XLA_FFI_Extension_Base* extension_start;
