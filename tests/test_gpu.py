@@ -106,6 +106,33 @@ def test_layouts_of_scores(dtype: str, width: int, mode: str) -> None:
     sv_softmax_cases.assert_as_accurate(result, plain, sv_softmax_cases.truth(case), case)
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_trained_scalars(mode: str) -> None:
+    """The kernels read them where they are."""
+    rows = tf.random.stateless_normal([2, 50, 16], [1, 2])
+
+    def compute(gamma: tf.Tensor, margin: tf.Tensor, t: tf.Tensor) -> list[tf.Tensor]:
+        scalars = {"margin": margin, "t": t}
+        with tf.GradientTape() as tape:
+            tape.watch([gamma, margin, t])
+            loss = fastneg.softmax_loss_with_negative_mining(
+                *tf.unstack(rows), tf.ones([50]), shifts=[1, 5, 9], gamma=gamma, **scalars
+            )
+            loss += fastneg.negative_cosine_loss(
+                *tf.unstack(rows), permutations=[list(range(50))[::-1]], scale=gamma, t=t
+            )
+            loss += fastneg.support_vector_guided_softmax_loss(
+                rows[0, :, 0], rows[1], smooth=gamma, threshold=margin, **scalars
+            )
+        return [loss, *tape.gradient(loss, [gamma, margin, t])]
+
+    scalars = [tf.constant(value) for value in (5.0, 0.1, 1.2)]
+    results = MODES[mode](compute)(*scalars)
+    with fastneg.use_backend("reference"), tf.device("CPU:0"):
+        expected = compute(*scalars)
+    np.testing.assert_allclose(results, expected, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("name", ON_GPU)
 def test_the_same_bits_again(name: str) -> None:
     arguments = [tf.constant(value) for value in arguments_of(name)]
@@ -126,7 +153,7 @@ def test_custom_call_in_the_compiled_program(name: str) -> None:
     program = compiled.experimental_get_compiler_ir(*arguments)(
         stage="optimized_hlo", platform_name="GPU"
     )
-    assert program.count('custom_call_target="fastneg_loss"') == 1
+    assert program.count('custom_call_target="fastneg"') == 1
 
 
 @pytest.mark.parametrize("mode", MODES)
