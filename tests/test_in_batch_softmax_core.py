@@ -88,6 +88,16 @@ def test_logits_far_apart(isa: str, variant: str) -> None:
         _assert_close(_run(problem), _truth(problem), 4e-5)
 
 
+@pytest.mark.parametrize("factor", [1.0, 300.0])
+@pytest.mark.parametrize("variant", [name for name in VARIANTS if name.startswith("two ways")])
+def test_more_scores_than_are_kept(variant: str, factor: float) -> None:
+    """The gradients' sweep multiplies again what the sums' could not keep: 87 MB of scores."""
+    made = in_batch_problems.make(3300, 3300, 2, "float64")
+    made.candidate[3000:] *= factor
+    problem = in_batch_problems.variant(variant, made, "sum").with_options(temperature=0.5)
+    _assert_close(_run(problem), _truth(problem), 1e-11)
+
+
 def test_hard_negatives_of_every_number(isa: str) -> None:
     problem = in_batch_problems.make(20, 150, 8, positives=np.arange(20) * 7)
     for count in (1, 2, 15, 16, 17, 148, 149, 150, 1000):

@@ -21,31 +21,38 @@ struct BlockBytes {
   int64_t scores_of_row = 0;  // Scores that a slot keeps of a row.
   int64_t others_of_row = 0;  // All else that it has of a row.
   int64_t others = 0;         // What it has besides rows.
+  int64_t kept_scores = 0;    // One round does everything where all scores together are no more than this.
   double inputs = 0;          // Of the whole call.
 };
 
 inline Blocks CutIntoBlocks(int64_t batch_size, int num_threads, const BlockBytes& bytes) {
-  // A block's scores should not be larger: they are read once more, best from the last-level cache.
-  constexpr int64_t kMaxScoresBytes = 4 << 20;
-  // Scratch of a round, or twice as many blocks as there are threads if that is more; but not so much more that they
-  // would outgrow the larger bound and what the inputs take.
+  // Every block reads all candidates, so it should have many rows; but its scores, which are written and read once
+  // more, may not take the memory that they are to save. No bound of a block depends on the number of threads: results
+  // do not.
+  constexpr int64_t kMaxScoresBytes = 20 << 20;
+  // Scratch of a round, or twice as many blocks as there are threads if that is more; but then not so much more that
+  // they would outgrow the larger bound and what the inputs take, unless a thread would have no block.
   constexpr int64_t kRoundBytes = 2 << 20, kBlocksPerThread = 2;
   constexpr double kMaxRoundBytes = 64 << 20;
 
   Blocks blocks;
-  // As many rows as make reading all candidates worth it, fewer where the batch is too small to occupy several threads
-  // or the candidates so many that their scores would not stay in a cache.
+  // Fewer rows where the batch is too small to occupy several threads.
   blocks.rows = batch_size >= 16 * kMaxBlockRows ? kMaxBlockRows : kMaxBlockRows / 2;
   while (blocks.rows > kMinBlockRows &&
          (blocks.rows * 8 > batch_size || blocks.rows * bytes.scores_of_row > kMaxScoresBytes)) {
     blocks.rows /= 2;
   }
   blocks.count = CeilDiv(batch_size, blocks.rows);
+  const int64_t threads = std::max(num_threads, 1);
   const int64_t block_bytes = blocks.rows * (bytes.scores_of_row + bytes.others_of_row) + bytes.others;
-  const int64_t wanted = std::max(kRoundBytes / block_bytes, kBlocksPerThread * std::max(num_threads, 1));
-  const double allowed = std::max(kMaxRoundBytes, bytes.inputs) / static_cast<double>(block_bytes);
-  const int64_t most = std::min(blocks.count, static_cast<int64_t>(allowed));
-  blocks.per_round = std::clamp<int64_t>(wanted, 1, std::max<int64_t>(most, 1));
+  const int64_t wanted = std::max(kRoundBytes / block_bytes, kBlocksPerThread * threads);
+  const int64_t allowed =
+      static_cast<int64_t>(std::max(kMaxRoundBytes, bytes.inputs) / static_cast<double>(block_bytes));
+  // As many blocks for every thread.
+  const int64_t even = std::max(std::min(wanted, allowed) / threads, int64_t{1}) * threads;
+  const bool keeps_all = blocks.count * blocks.rows <= bytes.kept_scores / std::max(bytes.scores_of_row, int64_t{1});
+  blocks.per_round = keeps_all ? blocks.count : std::min(even, blocks.count);
+  blocks.per_round = std::max(blocks.per_round, int64_t{1});
   return blocks;
 }
 

@@ -47,8 +47,8 @@ int ThreadsForProducts(double products, int num_threads) {
   return products - products / num_threads < kSaved ? 1 : num_threads;
 }
 
-InBatchPlan InBatchLayout::LayOut(const InBatchScoresArgs& args, const InBatchKernels& kernels, bool keeps_panels,
-                                  int64_t block_extra_bytes, Workspace* workspace) {
+InBatchPlan InBatchLayout::LayOut(const InBatchScoresArgs& args, const InBatchKernels& kernels,
+                                  const InBatchSlots& slots, Workspace* workspace) {
   InBatchPlan plan;
   const size_t bytes = ComputeBytes(args.dtype);
   const bool is_double = bytes == 8;
@@ -66,16 +66,16 @@ InBatchPlan InBatchLayout::LayOut(const InBatchScoresArgs& args, const InBatchKe
   plan.positives = args.positives;
   plan.candidate_mask = args.candidate_mask;
   plan.score_mask = args.score_mask;
-  plan.keeps_panels = keeps_panels;
+  plan.keeps_panels = slots.keeps_panels;
 
   plan.panel_width = kernels.panel_width[is_double];
   plan.num_panels = CeilDiv(args.num_candidates, plan.panel_width);
   const int64_t padded = plan.num_panels * plan.panel_width;
-  const int64_t row_scores = keeps_panels ? padded : plan.panel_width;
+  const int64_t row_scores = slots.keeps_panels ? padded : plan.panel_width;
   const double inputs = static_cast<double>(args.batch_size + args.num_candidates);
   const Blocks blocks = CutIntoBlocks(args.batch_size, args.executor.num_threads,
-                                      {row_scores * element, 2 * plan.dim_stride * element, block_extra_bytes,
-                                       inputs * static_cast<double>(plan.dim_stride * element)});
+                                      {row_scores * element, 2 * plan.dim_stride * element, slots.extra_bytes,
+                                       slots.kept_scores, inputs * static_cast<double>(plan.dim_stride * element)});
   plan.block_rows = blocks.rows;
   plan.num_blocks = blocks.count;
   plan.blocks_per_round = blocks.per_round;

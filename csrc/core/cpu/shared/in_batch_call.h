@@ -22,12 +22,16 @@ double InBatchProducts(const InBatchScoresArgs& args);
 int ThreadsForProducts(double products, int num_threads);
 
 // The part of a plan that scores need: sizes, inputs, and arrays cut from a workspace.
+struct InBatchSlots {
+  bool keeps_panels = false;  // Blocks keep the scores of all candidates.
+  int64_t extra_bytes = 0;    // What a slot has besides scores, inputs and gradients.
+  int64_t kept_scores = 0;    // Bytes of scores up to which all blocks have a slot.
+};
+
 class InBatchLayout {
  public:
-  // `keeps_panels`: blocks keep the exponentials of all candidates; `block_extra_bytes` is what a slot has besides
-  // scores, inputs and gradients.
-  InBatchPlan LayOut(const InBatchScoresArgs& args, const InBatchKernels& kernels, bool keeps_panels,
-                     int64_t block_extra_bytes, Workspace* workspace);
+  InBatchPlan LayOut(const InBatchScoresArgs& args, const InBatchKernels& kernels, const InBatchSlots& slots,
+                     Workspace* workspace);
 
   // Fills what belongs to no pass. Only where the workspace has memory.
   void Fill(const InBatchScoresArgs& args, InBatchPlan* plan);

@@ -58,6 +58,7 @@ struct InBatchPlan {
   bool two_ways = false;     // Candidates are classified too.
   bool sparse = false;       // So few negatives are kept that the products had better pass over the others.
   bool keeps_panels = true;  // Slots hold all panels of a block, not one.
+  bool scores_again = true;  // Two ways: the second sweep does not find the scores of the first.
   // Offsets are part of the panels' logits; else they are added after the re-weighting.
   bool offsets_in_scores = true;
 

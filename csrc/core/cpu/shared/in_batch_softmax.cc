@@ -19,6 +19,10 @@ using cpu::InBatchPlan;
 // One negative in so many, and fewer, is faster added by itself than as part of a product of matrices.
 constexpr int64_t kSparseShare = 4;
 
+// Scores that are kept from the sums to the gradients where candidates are classified too. More of them had better be
+// multiplied again than read from memory.
+constexpr int64_t kKeptScoresBytes = 80 << 20;
+
 Status CheckOptions(const InBatchSoftmaxArgs& args) {
   if (!(args.temperature > 0) || !std::isfinite(args.temperature)) return Status::kInvalidOption;
   if (!(args.label_smoothing >= 0 && args.label_smoothing < 1)) return Status::kInvalidOption;
@@ -44,7 +48,8 @@ InBatchPlan LayOut(const InBatchSoftmaxArgs& args, const cpu::InBatchKernels& ke
   const int64_t padded = CeilDiv(args.num_candidates, width) * width;
   const int64_t element = static_cast<int64_t>(bytes);
   const int64_t extra = (selects ? 2 * padded * element : 0) + (args.bidirectional ? 3 * padded * element : 0);
-  InBatchPlan plan = layout->LayOut(args, kernels, grads || selects, extra, workspace);
+  const int64_t kept_scores = args.bidirectional && grads ? kKeptScoresBytes : 0;
+  InBatchPlan plan = layout->LayOut(args, kernels, {grads || selects, extra, kept_scores}, workspace);
   plan.probability = args.sampling_probability;
   plan.weights = args.weights;
   plan.temperature = args.temperature;
@@ -60,6 +65,7 @@ InBatchPlan LayOut(const InBatchSoftmaxArgs& args, const cpu::InBatchKernels& ke
   plan.reweights = args.t != 1 || args.grad_scalars != nullptr;
   plan.transforms = args.label_smoothing != 0 || args.negative_weight == 0;
   plan.counts = plan.transforms || args.refined;
+  plan.scores_again = plan.num_blocks > plan.blocks_per_round || kept_scores == 0;
   plan.offsets_in_scores = !plan.reweights && !args.bidirectional;
 
   const int64_t b = args.batch_size;
@@ -138,7 +144,7 @@ double Largest(const void* values, int64_t size) {
 void RunTwoWays(const InBatchSoftmaxArgs& args, const cpu::InBatchKernels& kernels, InBatchPlan* plan) {
   const bool is_double = IsDouble(args.dtype);
   InBatchPlan sums = *plan;
-  sums.keeps_panels = false;
+  sums.keeps_panels = !plan->scores_again;
   cpu::PhaseQueue phases(args.executor, &sums);
   phases.Push({plan->num_panels, kernels.pack[is_double]});
   cpu::ForRounds(*plan, [&](int64_t, int64_t block, int64_t count) {

@@ -228,7 +228,7 @@ FASTNEG_NOINLINE void GradSweep(const InBatchPlan& plan, InBatchBlock<T>* block)
   ClearLanes<T>(kMaxBlockRows, lanes.hard_scores);
   block->ResetExclusions(plan);
   for (int64_t panel = 0; panel < plan.num_panels; ++panel) {
-    ScoreInBatch(plan, block, panel);
+    if (plan.scores_again) ScoreInBatch(plan, block, panel);
     Coefficients<T, kReweights, kOneReference>(plan, *block, panel, &lanes);
     AddQueryGrads(plan, *block, panel);
   }

@@ -11,7 +11,7 @@ namespace {
 
 cpu::InBatchPlan LayOut(const PositiveRanksArgs& args, const cpu::InBatchKernels& kernels, cpu::InBatchLayout* layout,
                         Workspace* workspace) {
-  return layout->LayOut(args, kernels, /*keeps_panels=*/false, /*block_extra_bytes=*/0, workspace);
+  return layout->LayOut(args, kernels, {}, workspace);
 }
 
 }  // namespace

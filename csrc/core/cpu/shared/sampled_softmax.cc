@@ -79,7 +79,7 @@ SharedPlan LayOut(const SampledSoftmaxArgs& args, const cpu::SharedKernels& kern
   const double inputs = static_cast<double>(b + args.num_sampled);
   const cpu::Blocks blocks = cpu::CutIntoBlocks(
       b, args.executor.num_threads,
-      {padded * element, 2 * plan.dim_stride * element, 0, inputs * static_cast<double>(plan.dim_stride * element)});
+      {padded * element, 2 * plan.dim_stride * element, 0, 0, inputs * static_cast<double>(plan.dim_stride * element)});
   plan.block_rows = blocks.rows;
   plan.num_blocks = blocks.count;
   plan.blocks_per_round = blocks.per_round;
