@@ -64,6 +64,7 @@ endif()
 
 # What is compiled once for each instruction set.
 file(GLOB kernel_sources CONFIGURE_DEPENDS csrc/core/cpu/*/*_kernels.cc csrc/core/cpu/kernel_table.cc)
+file(GLOB bfloat16_sources CONFIGURE_DEPENDS csrc/core/cpu/*/*_bfloat16.cc)
 
 # Vectors are written out and loops unrolled by hand. What -O3 adds to -O2 comes from peeling, and the rest of it takes
 # the compiler half as long again. Only the pairwise kernels are faster for it.
@@ -84,6 +85,16 @@ function(fastneg_add_isa name namespace)
   set(FASTNEG_ISAS "${isas}" PARENT_SCOPE)
 endfunction()
 
+# fastneg_add_bfloat16(<namespace> <flags>...): the kernels that multiply bfloat16, of one instruction set.
+function(fastneg_add_bfloat16 namespace)
+  add_library(fastneg_${namespace} OBJECT ${bfloat16_sources})
+  target_link_libraries(fastneg_${namespace} PRIVATE fastneg_core_options)
+  target_compile_definitions(fastneg_${namespace} PRIVATE FASTNEG_ISA_NAMESPACE=${namespace})
+  target_compile_options(fastneg_${namespace} PRIVATE
+    "$<$<AND:$<CONFIG:Release>,$<CXX_COMPILER_ID:GNU>>:-O2;-fpeel-loops>" ${ARGN})
+  set(FASTNEG_CORE_OBJECTS ${FASTNEG_CORE_OBJECTS} $<TARGET_OBJECTS:fastneg_${namespace}> PARENT_SCOPE)
+endfunction()
+
 # fastneg_require_features(<variable> <feature>...): sets the variable to OFF if this machine lacks one of them.
 function(fastneg_require_features variable)
   list(TRANSFORM ARGN REPLACE "(.+)" "__builtin_cpu_supports(\"\\1\")")
@@ -96,7 +107,7 @@ endfunction()
 
 # What does not depend on the instruction set.
 file(GLOB core_sources CONFIGURE_DEPENDS csrc/core/cpu/*.cc csrc/core/cpu/*/*.cc)
-list(REMOVE_ITEM core_sources ${kernel_sources})
+list(REMOVE_ITEM core_sources ${kernel_sources} ${bfloat16_sources})
 add_library(fastneg_core OBJECT ${core_sources})
 target_link_libraries(fastneg_core PRIVATE fastneg_core_options)
 target_compile_options(fastneg_core PRIVATE $<$<CONFIG:Release>:-O2>)
@@ -108,9 +119,11 @@ check_cxx_source_compiles("#ifndef __x86_64__\n#error\n#endif\nint main() {}" FA
 if(FASTNEG_IS_X86_64)
   check_cxx_compiler_flag(-march=x86-64-v3 FASTNEG_COMPILES_V3)
   check_cxx_compiler_flag(-march=x86-64-v4 FASTNEG_COMPILES_V4)
+  check_cxx_compiler_flag("-march=x86-64-v4 -mavx512bf16" FASTNEG_COMPILES_BF16)
   if(FASTNEG_ONLY_LOCAL_ISAS)
     fastneg_require_features(FASTNEG_COMPILES_V3 avx2 fma)
     fastneg_require_features(FASTNEG_COMPILES_V4 avx512f avx512bw avx512cd avx512dq avx512vl)
+    fastneg_require_features(FASTNEG_COMPILES_BF16 avx512bf16)
   endif()
   # Processors since 2013 use one of the other two. Here the baseline has to be right, and may be slow.
   target_compile_definitions(fastneg_isa_baseline PRIVATE FASTNEG_SMALL)
@@ -118,10 +131,20 @@ if(FASTNEG_IS_X86_64)
   if(FASTNEG_COMPILES_V3)
     fastneg_add_isa(x86-64-v3 isa_v3 -march=x86-64-v3)
     target_compile_definitions(fastneg_core PRIVATE FASTNEG_HAVE_X86_64_V3)
+    if(FASTNEG_BUILD_TESTS)
+      # The products of bfloat16 step by step, so that all that is around them is tested on every machine.
+      fastneg_add_bfloat16(isa_v3_bf16 -march=x86-64-v3)
+      target_compile_definitions(fastneg_core PRIVATE FASTNEG_HAVE_EMULATED_BF16)
+    endif()
   endif()
   if(FASTNEG_COMPILES_V3 AND FASTNEG_COMPILES_V4)
     fastneg_add_isa(x86-64-v4 isa_v4 -march=x86-64-v4 -mprefer-vector-width=512)
     target_compile_definitions(fastneg_core PRIVATE FASTNEG_HAVE_X86_64_V4)
+    if(FASTNEG_COMPILES_BF16)
+      fastneg_add_bfloat16(isa_v4_bf16 -march=x86-64-v4 -mavx512bf16 -mprefer-vector-width=512)
+      target_compile_definitions(fastneg_core PRIVATE FASTNEG_HAVE_X86_64_V4_BF16)
+      set(FASTNEG_ISAS "${FASTNEG_ISAS} x86-64-v4-bf16")
+    endif()
   endif()
 endif()
 

@@ -20,7 +20,8 @@ struct Problem {
   std::vector<float> query, candidate, weights, probability;
   std::vector<int64_t> positives, ids;
   std::vector<uint8_t> candidate_mask, score_mask;
-  InBatchSoftmaxArgs options;  // Numbers and choices alone.
+  InBatchSoftmaxArgs options;                            // Numbers and choices alone.
+  std::vector<uint16_t> query_halves, candidate_halves;  // What is passed where they are not empty, as bfloat16.
 };
 
 // Bits of `variant` turn options on.
@@ -67,6 +68,19 @@ Problem MakeProblem(int64_t batch_size, int64_t num_candidates, int64_t dim, int
   }
   p.options.reduction = (variant & 4) != 0 ? Reduction::kSum : Reduction::kMean;
   return p;
+}
+
+// Rounds the rows to numbers that bfloat16 has.
+std::vector<uint16_t> ToBFloat16(std::vector<float>* rows) {
+  std::vector<uint16_t> halves;
+  for (float& value : *rows) {
+    uint32_t bits;
+    std::memcpy(&bits, &value, sizeof(bits));
+    bits &= 0xffff0000u;
+    std::memcpy(&value, &bits, sizeof(bits));
+    halves.push_back(static_cast<uint16_t>(bits >> 16));
+  }
+  return halves;
 }
 
 using Matrix = std::vector<std::vector<double>>;
@@ -226,6 +240,11 @@ void Fill(const Problem& p, InBatchScoresArgs* args) {
   args->embedding_dim = args->query_row_stride = args->candidate_row_stride = p.dim;
   args->queries = p.query.data();
   args->candidates = p.candidate.data();
+  if (!p.query_halves.empty()) {
+    args->dtype = DType::kBFloat16;
+    args->queries = p.query_halves.data();
+    args->candidates = p.candidate_halves.data();
+  }
   args->normalize = p.options.normalize;
   args->positives = DataOf(p.positives);
   args->candidate_ids = DataOf(p.ids);
@@ -272,10 +291,10 @@ Result Run(const Problem& p, int num_threads, bool with_scalars) {
   return result;
 }
 
-void CheckNear(const std::vector<float>& actual, const std::vector<double>& expected) {
+void CheckNear(const std::vector<float>& actual, const std::vector<double>& expected, double tolerance = 1e-4) {
   double scale = 1e-6;
   for (double value : expected) scale = std::max(scale, std::abs(value));
-  for (size_t i = 0; i < expected.size(); ++i) FASTNEG_CHECK(std::abs(actual[i] - expected[i]) <= 1e-4 * scale);
+  for (size_t i = 0; i < expected.size(); ++i) FASTNEG_CHECK(std::abs(actual[i] - expected[i]) <= tolerance * scale);
 }
 
 void TestValues() {
@@ -291,6 +310,24 @@ void TestValues() {
         CheckNear(result.grad_candidate, exact.grad_candidate);
         for (size_t i = 0; i < result.ranks.size(); ++i) FASTNEG_CHECK(result.ranks[i] == exact.ranks[i]);
       }
+    }
+  }
+}
+
+// Large enough for products of pairs, where the instruction set has them. Those round the coefficients to 8 bits.
+void TestBFloat16() {
+  for (int variant : {0, 8, 24, 66, 72, 90}) {
+    for (int64_t dim : {3, 34, 67}) {
+      Problem p = MakeProblem(141, 301, dim, variant);
+      p.query_halves = ToBFloat16(&p.query);
+      p.candidate_halves = ToBFloat16(&p.candidate);
+      const Solution exact = Solve(p);
+      const Result one = Run(p, 1, false), three = Run(p, 3, false);
+      FASTNEG_CHECK(std::abs(one.loss - exact.loss) <= 1e-4 * (1 + std::abs(exact.loss)));
+      CheckNear(one.grad_query, exact.grad_query, 1e-2);
+      CheckNear(one.grad_candidate, exact.grad_candidate, 1e-2);
+      FASTNEG_CHECK(std::memcmp(&one.loss, &three.loss, sizeof(float)) == 0);
+      FASTNEG_CHECK(one.grad_query == three.grad_query && one.grad_candidate == three.grad_candidate);
     }
   }
 }
@@ -375,6 +412,7 @@ int main() {
     FASTNEG_CHECK(fastneg::SetIsa(*isa));
     fastneg::TestValues();
     fastneg::TestThreads();
+    fastneg::TestBFloat16();
     fastneg::TestStatuses();
     std::printf("%s: passed\n", *isa);
   }

@@ -20,10 +20,32 @@ namespace isa_v4 {
 extern const KernelTable kTable;
 }
 #endif
+#ifdef FASTNEG_HAVE_X86_64_V4_BF16
+namespace isa_v4_bf16 {
+extern const InBatchPairKernels kInBatchPairKernels;
+}
+#endif
+#ifdef FASTNEG_HAVE_EMULATED_BF16
+namespace isa_v3_bf16 {
+extern const InBatchPairKernels kInBatchPairKernels;
+}
+#endif
 
 namespace {
 
-constexpr int kMaxIsas = 3;
+constexpr int kMaxIsas = 5;
+
+// The kernels of an instruction set, and those that multiply bfloat16 besides.
+struct TableWithPairs {
+  InBatchKernels in_batch_softmax;
+  KernelTable table;
+
+  TableWithPairs(const KernelTable& rest, const InBatchPairKernels* pairs)
+      : in_batch_softmax(*rest.in_batch_softmax), table(rest) {
+    in_batch_softmax.pairs = pairs;
+    table.in_batch_softmax = &in_batch_softmax;
+  }
+};
 
 struct IsaList {
   const char* names[kMaxIsas + 1] = {};
@@ -39,12 +61,20 @@ struct IsaList {
     const bool v3 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi") &&
                     __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("f16c") &&
                     __builtin_cpu_supports("lzcnt") && __builtin_cpu_supports("movbe");
+#if defined(FASTNEG_HAVE_EMULATED_BF16)
+    static const TableWithPairs emulated(isa_v3::kTable, &isa_v3_bf16::kInBatchPairKernels);
+    if (v3) Add("x86-64-v3-bf16", &emulated.table);  // For tests, and so not the last.
+#endif
     if (v3) Add("x86-64-v3", &isa_v3::kTable);
 #if defined(FASTNEG_HAVE_X86_64_V4)
     const bool v4 = v3 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                     __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
                     __builtin_cpu_supports("avx512vl");
     if (v4) Add("x86-64-v4", &isa_v4::kTable);
+#if defined(FASTNEG_HAVE_X86_64_V4_BF16)
+    static const TableWithPairs with_pairs(isa_v4::kTable, &isa_v4_bf16::kInBatchPairKernels);
+    if (v4 && __builtin_cpu_supports("avx512bf16")) Add("x86-64-v4-bf16", &with_pairs.table);
+#endif
 #endif
 #endif
     const char* name = std::getenv("FASTNEG_ISA");

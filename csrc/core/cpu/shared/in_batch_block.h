@@ -11,6 +11,9 @@ namespace fastneg::cpu::FASTNEG_ISA_NAMESPACE {
 
 template <typename T>
 struct InBatchBlock {
+  using Compute = T;
+  static constexpr bool kHasAllOptions = true;  // Of those that need no second sweep.
+
   int64_t index = 0;
   int64_t first = 0;  // Row of the batch.
   int64_t count = 0;

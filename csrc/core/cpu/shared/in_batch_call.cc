@@ -66,16 +66,18 @@ InBatchPlan InBatchLayout::LayOut(const InBatchScoresArgs& args, const InBatchKe
   plan.positives = args.positives;
   plan.candidate_mask = args.candidate_mask;
   plan.score_mask = args.score_mask;
-  plan.keeps_panels = slots.keeps_panels;
+  plan.keeps_panels = slots.keeps_panels && !slots.pairs;
 
   plan.panel_width = kernels.panel_width[is_double];
   plan.num_panels = CeilDiv(args.num_candidates, plan.panel_width);
   const int64_t padded = plan.num_panels * plan.panel_width;
-  const int64_t row_scores = slots.keeps_panels ? padded : plan.panel_width;
+  const int64_t row_scores = plan.keeps_panels ? padded : plan.panel_width;
+  const int64_t pair_bytes = slots.pairs ? 2 * (plan.panel_width + 2 * plan.dim_stride + padded) : 0;
   const double inputs = static_cast<double>(args.batch_size + args.num_candidates);
-  const Blocks blocks = CutIntoBlocks(args.batch_size, args.executor.num_threads,
-                                      {row_scores * element, 2 * plan.dim_stride * element, slots.extra_bytes,
-                                       slots.kept_scores, inputs * static_cast<double>(plan.dim_stride * element)});
+  const Blocks blocks =
+      CutIntoBlocks(args.batch_size, args.executor.num_threads,
+                    {row_scores * element + pair_bytes, 2 * plan.dim_stride * element, slots.extra_bytes,
+                     slots.kept_scores, inputs * static_cast<double>(plan.dim_stride * element)});
   plan.block_rows = blocks.rows;
   plan.num_blocks = blocks.count;
   plan.blocks_per_round = blocks.per_round;
@@ -85,7 +87,8 @@ InBatchPlan InBatchLayout::LayOut(const InBatchScoresArgs& args, const InBatchKe
   plan.copies_rows = args.normalize || args.candidate_mask != nullptr || args.embedding_dim % lanes != 0 ||
                      ShareSets(args.candidate_row_stride * element) ||
                      (args.dtype != DType::kFloat32 && args.dtype != DType::kFloat64);
-  plan.panels = workspace->Take(plan.num_panels * args.embedding_dim, plan.panel_width, bytes);
+  const int64_t panel_rows = slots.pairs ? CeilDiv(args.embedding_dim, 2) : args.embedding_dim;
+  plan.panels = workspace->Take(plan.num_panels * panel_rows, plan.panel_width, bytes);
   plan.rows = plan.copies_rows ? workspace->Take(padded, plan.dim_stride, bytes) : args.candidates;
   plan.row_stride = plan.copies_rows ? plan.dim_stride : args.candidate_row_stride;
   if (args.normalize) plan.inverse = workspace->Take(padded, 1, bytes);
@@ -99,6 +102,16 @@ InBatchPlan InBatchLayout::LayOut(const InBatchScoresArgs& args, const InBatchKe
   const int64_t slot_rows = plan.blocks_per_round * plan.block_rows;
   plan.exponentials = workspace->Take(slot_rows, row_scores, bytes);
   plan.block_inputs = workspace->Take(slot_rows, plan.dim_stride, bytes);
+  if (slots.pairs) {
+    constexpr size_t kPairBytes = 4;
+    plan.pairs.queries = workspace->Take(slot_rows, plan.dim_stride / 2, kPairBytes);
+    if (slots.keeps_panels) {
+      plan.pairs.rows = workspace->Take(padded / 2, plan.dim_stride, kPairBytes);
+      plan.pairs.scaled = workspace->Take(slot_rows / 2, plan.dim_stride, kPairBytes);
+      plan.pairs.panel = workspace->Take(slot_rows, plan.panel_width / 2, kPairBytes);
+      plan.pairs.coefficients = workspace->Take(slot_rows / 2, padded, kPairBytes);
+    }
+  }
   return plan;
 }
 

@@ -23,7 +23,8 @@ int ThreadsForProducts(double products, int num_threads);
 
 // The part of a plan that scores need: sizes, inputs, and arrays cut from a workspace.
 struct InBatchSlots {
-  bool keeps_panels = false;  // Blocks keep the scores of all candidates.
+  bool keeps_panels = false;  // Blocks keep the scores, or coefficients, of all candidates.
+  bool pairs = false;         // bfloat16 is multiplied in pairs, and coefficients are kept as such.
   int64_t extra_bytes = 0;    // What a slot has besides scores, inputs and gradients.
   int64_t kept_scores = 0;    // Bytes of scores up to which all blocks have a slot.
 };

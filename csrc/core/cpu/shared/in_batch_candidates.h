@@ -59,7 +59,8 @@ FASTNEG_INLINE void PackOffsets(const InBatchPlan& plan, int64_t first, int64_t 
   for (int64_t s = 0; s < kWidth; s += kLanes<T>) Store(factors + s, Exp<T>(Load(offsets + s)));
 }
 
-template <typename T>
+// Without kColumns all but the panel.
+template <typename T, bool kColumns = true>
 void PackInBatch(void* context, int64_t panel) {
   const FlushDenormals flush;
   const InBatchPlan& plan = *static_cast<const InBatchPlan*>(context);
@@ -67,7 +68,7 @@ void PackInBatch(void* context, int64_t panel) {
   const int64_t first = panel * kWidth;
   const int64_t count = plan.num_candidates - first < kWidth ? plan.num_candidates - first : kWidth;
   const int64_t dim = plan.embedding_dim;
-  T* columns = static_cast<T*>(plan.panels) + panel * dim * kWidth;
+  [[maybe_unused]] T* columns = kColumns ? static_cast<T*>(plan.panels) + panel * dim * kWidth : nullptr;
   T* rows = plan.copies_rows ? static_cast<T*>(const_cast<void*>(plan.rows)) : nullptr;
   PackOffsets<T>(plan, first, count);
   Vec<T> zero_if_finite = Zero<T>();
@@ -106,9 +107,11 @@ void PackInBatch(void* context, int64_t panel) {
           zero_if_finite += T(0) * square[l];
           if (rows != nullptr) Store(rows + (first + group + l) * plan.row_stride + d, square[l]);
         }
-        Transpose<T>(square);
-        T* tile = columns + group / kTile * dim * kTile + group % kTile;
-        for (int64_t l = 0; l < valid; ++l) Store(tile + (d + l) * kTile, square[l]);
+        if constexpr (kColumns) {
+          Transpose<T>(square);
+          T* tile = columns + group / kTile * dim * kTile + group % kTile;
+          for (int64_t l = 0; l < valid; ++l) Store(tile + (d + l) * kTile, square[l]);
+        }
       });
     }
   });

@@ -102,6 +102,26 @@ FASTNEG_NOINLINE void AddQueryGrads(const InBatchPlan& plan, const InBatchBlock<
   }
 }
 
+// The gradient by the logit of row r and candidate j, where it does not come from an exponential.
+template <typename T>
+FASTNEG_INLINE void SetCoefficient(const InBatchPlan&, const InBatchBlock<T>& block, int64_t r, int64_t j, T value) {
+  constexpr int64_t kWidth = kWidthOfPanel<T>;
+  block.Panel(j / kWidth)[r * kWidth + j % kWidth] = value;
+}
+
+// Makes nothing depend on row r, NaN included.
+template <typename T>
+FASTNEG_INLINE void ClearCoefficients(const InBatchPlan& plan, const InBatchBlock<T>& block, int64_t r) {
+  constexpr int64_t kWidth = kWidthOfPanel<T>;
+  for (int64_t panel = 0; panel < plan.num_panels; ++panel) {
+    for (int64_t s = 0; s < kWidth; ++s) block.Panel(panel)[r * kWidth + s] = T(0);
+  }
+}
+
+// Called when a block's inputs are what the candidates' gradients take.
+template <typename T>
+FASTNEG_INLINE void FinishInputs(const InBatchPlan&, const InBatchBlock<T>&) {}
+
 // What one panel's candidates get of a round of blocks. No two tasks write the same row.
 template <typename T>
 void InBatchCandidateGrads(void* context, int64_t index) {

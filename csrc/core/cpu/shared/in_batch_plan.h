@@ -16,6 +16,16 @@
 
 namespace fastneg::cpu {
 
+// What products of pairs of bfloat16 take (in_batch_pairs.h); all null for others. 4 bytes a pair.
+struct InBatchPairs {
+  void* rows = nullptr;  // [padded / 2, dim_stride] pairs of candidates.
+  // Slots:
+  void* queries = nullptr;       // [block_rows, dim_stride / 2] pairs of dimensions.
+  void* scaled = nullptr;        // [block_rows / 2, dim_stride] pairs of rows.
+  void* panel = nullptr;         // [block_rows, panel_width / 2] pairs of candidates.
+  void* coefficients = nullptr;  // [num_panels, block_rows / 2, panel_width] pairs of rows.
+};
+
 struct InBatchPlan {
   int64_t batch_size = 0;      // B
   int64_t num_candidates = 0;  // C
@@ -70,7 +80,8 @@ struct InBatchPlan {
   int32_t* ranks = nullptr;     // [B]
 
   // Workspace, by candidate. `padded` stands for num_panels * panel_width.
-  void* panels = nullptr;      // [num_panels, panel_width * D] candidates, transposed tile by tile.
+  void* panels = nullptr;      // [num_panels, panel_width * D] candidates, transposed tile by tile; pairs of dimensions
+                               // where there are pairs.
   const void* rows = nullptr;  // [C, row_stride], or the candidates themselves where they are fit for it.
   int64_t row_stride = 0;
   bool copies_rows = true;    // Rows are written by the first pass.
@@ -84,6 +95,8 @@ struct InBatchPlan {
   // what a coefficient of 0 takes out.
   uint8_t* panel_is_finite = nullptr;  // [num_panels]
   uint8_t* block_is_finite = nullptr;  // [num_blocks]
+
+  InBatchPairs pairs;
 
   // Slots, one per block of a round.
   void* exponentials = nullptr;   // [num_panels, block_rows, panel_width], or one panel.

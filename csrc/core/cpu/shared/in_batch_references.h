@@ -87,8 +87,9 @@ FASTNEG_NOINLINE void KeepHardest(const InBatchPlan& plan, const InBatchBlock<T>
 
 // Scores the first `num_referred` panels, leaves the hardest negatives where the plan selects, and takes the references
 // from what is there.
-template <typename T>
-FASTNEG_NOINLINE void FindReferences(const InBatchPlan& plan, InBatchBlock<T>* block, int64_t num_referred) {
+template <typename Block>
+FASTNEG_NOINLINE void FindReferences(const InBatchPlan& plan, Block* block, int64_t num_referred) {
+  using T = typename Block::Compute;
   const bool selects = plan.num_hard_negatives > 0;
   T lanes[kMaxBlockRows * kLanes<T>];
   for (int64_t r = 0; r < kMaxBlockRows; ++r) Store(lanes + r * kLanes<T>, kMinusInfinity<T>);

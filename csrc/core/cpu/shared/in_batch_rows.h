@@ -89,9 +89,8 @@ FASTNEG_INLINE void Exponentiate(const InBatchPlan& plan, const InBatchBlock<T>&
 
 // From queries to exponentials, their sums over the negatives, and the raw query gradients, panel by panel while it is
 // in the first-level cache. References come from the first `num_referred` panels.
-template <typename T, bool kReweights, bool kCounts>
-FASTNEG_NOINLINE void SweepInBatch(const InBatchPlan& plan, InBatchBlock<T>* block, int64_t num_referred,
-                                   RowSums<T>* sums) {
+template <bool kReweights, bool kCounts, typename Block, typename T = typename Block::Compute>
+FASTNEG_NOINLINE void SweepInBatch(const InBatchPlan& plan, Block* block, int64_t num_referred, RowSums<T>* sums) {
   FindReferences(plan, block, num_referred);
   LaneSums<T> lanes;
   const int64_t count = (block->count + kLanes<T> - 1) / kLanes<T> * kLanes<T>;
@@ -131,15 +130,16 @@ FASTNEG_INLINE bool ReferencesSuit(const InBatchBlock<T>& block, const RowSums<T
   return suit;
 }
 
-template <typename T>
-FASTNEG_INLINE void SweepAsPlanned(const InBatchPlan& plan, InBatchBlock<T>* block, int64_t num_referred,
-                                   RowSums<T>* sums) {
-  if (plan.reweights) {
-    if (plan.counts) return SweepInBatch<T, true, true>(plan, block, num_referred, sums);
-    return SweepInBatch<T, true, false>(plan, block, num_referred, sums);
+template <typename Block, typename T = typename Block::Compute>
+FASTNEG_INLINE void SweepAsPlanned(const InBatchPlan& plan, Block* block, int64_t num_referred, RowSums<T>* sums) {
+  if constexpr (Block::kHasAllOptions) {
+    if (plan.reweights) {
+      if (plan.counts) return SweepInBatch<true, true>(plan, block, num_referred, sums);
+      return SweepInBatch<true, false>(plan, block, num_referred, sums);
+    }
   }
-  if (plan.counts) return SweepInBatch<T, false, true>(plan, block, num_referred, sums);
-  SweepInBatch<T, false, false>(plan, block, num_referred, sums);
+  if (plan.counts) return SweepInBatch<false, true>(plan, block, num_referred, sums);
+  SweepInBatch<false, false>(plan, block, num_referred, sums);
 }
 
 // What the row losses of a block make of its exponentials, as LossFactors by row.
@@ -191,14 +191,15 @@ FASTNEG_INLINE void StoreScalars(const InBatchPlan& plan, int64_t row, T product
   scalars[2 * plan.batch_size] = hard_scores + hard * per_temperature;
 }
 
-template <typename T>
-FASTNEG_NOINLINE void FinishGrads(const InBatchPlan& plan, const InBatchBlock<T>& block, const RowSums<T>& sums,
+template <typename Block, typename T = typename Block::Compute>
+FASTNEG_NOINLINE void FinishGrads(const InBatchPlan& plan, const Block& block, const RowSums<T>& sums,
                                   const RowFactors<T>& factors) {
-  constexpr int64_t kWidth = kWidthOfPanel<T>;
-  if (plan.transforms) {
-    for (int64_t panel = 0; panel < plan.num_panels; ++panel) {
-      Transform(plan, block, factors, panel);
-      AddQueryGrads(plan, block, panel);
+  if constexpr (Block::kHasAllOptions) {
+    if (plan.transforms) {
+      for (int64_t panel = 0; panel < plan.num_panels; ++panel) {
+        Transform(plan, block, factors, panel);
+        AddQueryGrads(plan, block, panel);
+      }
     }
   }
   for (int64_t r = 0; r < block.count; ++r) {
@@ -216,23 +217,19 @@ FASTNEG_NOINLINE void FinishGrads(const InBatchPlan& plan, const InBatchBlock<T>
       }
       StoreScalars<T>(plan, block.first + r, product, positive, scale * hard, scale * hard_scores);
     }
-    const int64_t place = block.positive[r];
-    block.Panel(place / kWidth)[r * kWidth + place % kWidth] = factors.positive[r];
+    SetCoefficient(plan, block, r, block.positive[r], factors.positive[r]);
     const T sum = sums.exponentials[r];
-    if (scale == T(0) && !(sum - sum == T(0))) {
-      // Nothing may depend on the row, NaN included.
-      for (int64_t panel = 0; panel < plan.num_panels; ++panel) {
-        for (int64_t s = 0; s < kWidth; ++s) block.Panel(panel)[r * kWidth + s] = T(0);
-      }
-    }
+    if (scale == T(0) && !(sum - sum == T(0))) ClearCoefficients(plan, block, r);
   }
+  FinishInputs(plan, block);
 }
 
-template <typename T>
+template <typename Block>
 void ScoreInBatchBlock(void* context, int64_t index) {
+  using T = typename Block::Compute;
   const FlushDenormals flush;
   const InBatchPlan& plan = *static_cast<const InBatchPlan*>(context);
-  InBatchBlock<T> block(plan, index);
+  Block block(plan, index);
   LoadQueries(plan, &block);
   LoadPositives(plan, &block);
   RowSums<T> sums;

@@ -8,6 +8,7 @@
 #include "core/cpu/runtime/flush_denormals.h"
 #include "core/cpu/runtime/huge_pages.h"
 #include "core/cpu/shared/in_batch_call.h"
+#include "core/cpu/shared/uses_pairs.h"
 #include "core/sizes.h"
 #include "core/workspace.h"
 
@@ -40,8 +41,8 @@ Status CheckOptions(const InBatchSoftmaxArgs& args) {
 }
 
 // Sizes and options of the plan, and its arrays cut from `workspace`.
-InBatchPlan LayOut(const InBatchSoftmaxArgs& args, const cpu::InBatchKernels& kernels, cpu::InBatchLayout* layout,
-                   Workspace* workspace) {
+InBatchPlan LayOut(const InBatchSoftmaxArgs& args, const cpu::InBatchKernels& kernels, bool pairs,
+                   cpu::InBatchLayout* layout, Workspace* workspace) {
   const size_t bytes = ComputeBytes(args.dtype);
   const bool grads = args.grad_queries != nullptr, selects = args.num_hard_negatives > 0;
   const int64_t width = kernels.panel_width[IsDouble(args.dtype)];
@@ -49,7 +50,7 @@ InBatchPlan LayOut(const InBatchSoftmaxArgs& args, const cpu::InBatchKernels& ke
   const int64_t element = static_cast<int64_t>(bytes);
   const int64_t extra = (selects ? 2 * padded * element : 0) + (args.bidirectional ? 3 * padded * element : 0);
   const int64_t kept_scores = args.bidirectional && grads ? kKeptScoresBytes : 0;
-  InBatchPlan plan = layout->LayOut(args, kernels, {grads || selects, extra, kept_scores}, workspace);
+  InBatchPlan plan = layout->LayOut(args, kernels, {grads || selects, pairs, extra, kept_scores}, workspace);
   plan.probability = args.sampling_probability;
   plan.weights = args.weights;
   plan.temperature = args.temperature;
@@ -120,14 +121,17 @@ void SetZero(void* values, int64_t rows, int64_t columns, DType dtype) {
 }
 
 // Queries classified: every round gives its blocks' losses and gradients, and then the candidates theirs.
-void RunOneWay(const InBatchSoftmaxArgs& args, const cpu::InBatchKernels& kernels, InBatchPlan* plan) {
+void RunOneWay(const InBatchSoftmaxArgs& args, const cpu::InBatchKernels& kernels, bool pairs, InBatchPlan* plan) {
   const bool is_double = IsDouble(args.dtype);
+  const auto pack = pairs ? kernels.pairs->pack : kernels.pack[is_double];
+  const auto score_block = pairs ? kernels.pairs->score_block : kernels.score_block[is_double];
+  const auto candidate_grads = pairs ? kernels.pairs->candidate_grads : kernels.candidate_grads[is_double];
   cpu::PhaseQueue phases(args.executor, plan);
-  phases.Push({plan->num_panels, kernels.pack[is_double]});
+  phases.Push({plan->num_panels, pack});
   cpu::ForRounds(*plan, [&](int64_t round, int64_t block, int64_t count) {
-    phases.Push({count, kernels.score_block[is_double], block});
+    phases.Push({count, score_block, block});
     if (plan->grad_rows == nullptr) return;
-    phases.Push({plan->num_panels, kernels.candidate_grads[is_double], round * plan->num_panels});
+    phases.Push({plan->num_panels, candidate_grads, round * plan->num_panels});
   });
   phases.Flush();
 }
@@ -234,8 +238,12 @@ size_t InBatchSoftmaxWorkspaceBytes(const InBatchSoftmaxArgs& args) {
   if (cpu::CheckInBatchSizes(args) != Status::kOk || CheckOptions(args) != Status::kOk) return 0;
   Workspace workspace(nullptr);
   cpu::InBatchLayout layout;
-  LayOut(args, *kernels->in_batch_softmax, &layout, &workspace);
-  return workspace.overflow() ? 0 : workspace.used();
+  LayOut(args, *kernels->in_batch_softmax, /*pairs=*/false, &layout, &workspace);
+  if (workspace.overflow()) return 0;
+  if (!cpu::MayUsePairs(args, *kernels->in_batch_softmax)) return workspace.used();
+  Workspace of_pairs(nullptr);
+  LayOut(args, *kernels->in_batch_softmax, /*pairs=*/true, &layout, &of_pairs);
+  return of_pairs.overflow() ? 0 : std::max(workspace.used(), of_pairs.used());
 }
 
 int WorthwhileThreads(const InBatchSoftmaxArgs& args, int num_threads) {
@@ -260,7 +268,8 @@ Status InBatchSoftmax(const InBatchSoftmaxArgs& args) {
   if (const Status status = cpu::CheckInBatchInputs(args); status != Status::kOk) return status;
   Workspace workspace(args.workspace);
   cpu::InBatchLayout layout;
-  InBatchPlan plan = LayOut(args, kernels, &layout, &workspace);
+  const bool pairs = cpu::MayUsePairs(args, kernels) && cpu::AreFinite(args);
+  InBatchPlan plan = LayOut(args, kernels, pairs, &layout, &workspace);
   if (workspace.overflow()) return Status::kInvalidSize;
   if (args.workspace == nullptr || args.workspace_bytes < workspace.used()) return Status::kWorkspaceTooSmall;
   // Smaller buffers come from memory that the process has used before: asking would cost more than it brings.
@@ -283,7 +292,7 @@ Status InBatchSoftmax(const InBatchSoftmaxArgs& args) {
     SetZero(args.grad_queries, args.batch_size, args.embedding_dim, args.dtype);
     SetZero(args.grad_candidates, args.num_candidates, args.embedding_dim, args.dtype);
   }
-  args.bidirectional ? RunTwoWays(args, kernels, &plan) : RunOneWay(args, kernels, &plan);
+  args.bidirectional ? RunTwoWays(args, kernels, &plan) : RunOneWay(args, kernels, pairs, &plan);
   const bool is_double = IsDouble(args.dtype);
   if (plan.grad_rows != nullptr && plan.grad_rows != args.grad_candidates) {
     cpu::PhaseQueue phases(args.executor, &plan);

@@ -11,7 +11,7 @@ extern const InBatchKernels kInBatchSoftmaxKernels;
 const InBatchKernels kInBatchSoftmaxKernels = {
     {kWidthOfPanel<float>, kWidthOfPanel<double>},
     {PackInBatch<float>, PackInBatch<double>},
-    {ScoreInBatchBlock<float>, ScoreInBatchBlock<double>},
+    {ScoreInBatchBlock<InBatchBlock<float>>, ScoreInBatchBlock<InBatchBlock<double>>},
     {InBatchCandidateGrads<float>, InBatchCandidateGrads<double>},
     {FinishInBatchCandidates<float>, FinishInBatchCandidates<double>},
     {OwnLogits<float>, OwnLogits<double>},
@@ -22,6 +22,7 @@ const InBatchKernels kInBatchSoftmaxKernels = {
     {MergeMaxima<float>, MergeMaxima<double>},
     {GradInBatchBlock<float>, GradInBatchBlock<double>},
     {RankBlock<float>, RankBlock<double>},
+    nullptr,
 };
 
 }  // namespace fastneg::cpu::FASTNEG_ISA_NAMESPACE

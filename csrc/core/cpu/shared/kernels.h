@@ -15,6 +15,13 @@ struct SharedKernels {
   void (*scatter_row_grads[2])(void* plan, int64_t task);
 };
 
+// What takes the place of the passes of these names where bfloat16 is multiplied in pairs.
+struct InBatchPairKernels {
+  void (*pack)(void* plan, int64_t panel);
+  void (*score_block)(void* plan, int64_t block);
+  void (*candidate_grads)(void* plan, int64_t index);
+};
+
 // The passes of the in-batch loss and the ranks. Contexts are InBatchPlan pointers.
 struct InBatchKernels {
   int64_t panel_width[2];
@@ -32,6 +39,8 @@ struct InBatchKernels {
   void (*grad_block[2])(void* plan, int64_t block);
 
   void (*rank_block[2])(void* plan, int64_t block);
+
+  const InBatchPairKernels* pairs;  // Null where the machine does not multiply bfloat16.
 };
 
 }  // namespace fastneg::cpu

@@ -62,18 +62,19 @@ FASTNEG_INLINE void ForPanelVecs(int64_t vecs, F f) {
   }
 }
 
-// Products of `rows` inputs with the candidates of a panel, transposed tile by tile, plus `start` (null for 0).
-template <typename T>
-FASTNEG_INLINE void MultiplyByPanel(const T* inputs, int64_t input_stride, const T* columns, int64_t dim, int64_t rows,
+// Products of `rows` inputs with the candidates of a panel, transposed tile by tile, plus `start` (null for 0). A row
+// has `dim` elements of type E.
+template <typename E, typename T = SumOf<E>>
+FASTNEG_INLINE void MultiplyByPanel(const E* inputs, int64_t input_stride, const E* columns, int64_t dim, int64_t rows,
                                     int64_t vecs, const T* start, T* out) {
   constexpr int64_t kPanel = kWidthOfPanel<T>, kTile = kWidthOfTile<T>, kDepth = kTileDepth<T>;
   const int64_t depth = dim < kDepth ? dim : kDepth;
   for (; vecs > 0; vecs -= kTileVecs) {
     const int64_t tile = vecs < kTileVecs ? vecs : kTileVecs;
-    MultiplyPanel<T, Write::kSet>({inputs, input_stride, 1, columns, kTile, depth}, rows, tile, start, out, kPanel);
+    MultiplyPanel<E, Write::kSet>({inputs, input_stride, 1, columns, kTile, depth}, rows, tile, start, out, kPanel);
     for (int64_t d = depth; d < dim; d += kDepth) {
       const int64_t rest = dim - d < kDepth ? dim - d : kDepth;
-      MultiplyPanel<T, Write::kAdd>({inputs + d, input_stride, 1, columns + d * kTile, kTile, rest}, rows, tile,
+      MultiplyPanel<E, Write::kAdd>({inputs + d, input_stride, 1, columns + d * kTile, kTile, rest}, rows, tile,
                                     nullptr, out, kPanel);
     }
     columns += dim * kTile;

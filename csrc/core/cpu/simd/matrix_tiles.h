@@ -12,6 +12,17 @@ namespace fastneg::cpu::FASTNEG_ISA_NAMESPACE {
 constexpr int kTileRows = 6;
 constexpr int kTileVecs = kVectorBytes == 64 ? 4 : 2;
 
+// How elements of A and B are multiplied, and what their products are added up in.
+template <typename T>
+struct Product {
+  using Sum = T;
+  static FASTNEG_INLINE Vec<T> Column(const T* b) { return Load(b); }
+  static FASTNEG_INLINE Vec<T> Factor(const T* a) { return Broadcast(*a); }
+  static FASTNEG_INLINE Vec<T> Add(Vec<T> sum, Vec<T> factor, Vec<T> column) { return sum + factor * column; }
+};
+template <typename T>
+using SumOf = typename Product<T>::Sum;
+
 // Element (r, k) of A is a[r * a_row + k * a_depth]; rows of B and of C are contiguous.
 template <typename T>
 struct Factors {
@@ -25,21 +36,22 @@ struct Factors {
 enum class Write { kSet, kAdd };
 
 // One tile. The sum over k starts at 0 in order, and is added to C or `start` (a row, null for 0) at the end.
-template <typename T, int kRows, int kVecs, Write kWrite>
-FASTNEG_INLINE void MultiplyTile(const Factors<T>& f, const T* start, T* c, int64_t c_row) {
-  Vec<T> sums[kRows][kVecs] = {};
+template <typename T, int kRows, int kVecs, Write kWrite, typename S = SumOf<T>>
+FASTNEG_INLINE void MultiplyTile(const Factors<T>& f, const S* start, S* c, int64_t c_row) {
+  using Multiply = Product<T>;
+  Vec<S> sums[kRows][kVecs] = {};
   const T* a = f.a;
   const T* b = f.b;
   const int64_t a_row = f.a_row, a_depth = f.a_depth, b_row = f.b_row;
   for (int64_t k = f.depth; k > 0; --k) {
-    Vec<T> columns[kVecs];
+    decltype(Multiply::Column(b)) columns[kVecs];
 #pragma GCC unroll 4
-    for (int v = 0; v < kVecs; ++v) columns[v] = Load(b + v * kLanes<T>);
+    for (int v = 0; v < kVecs; ++v) columns[v] = Multiply::Column(b + v * kLanes<S>);
 #pragma GCC unroll 6
     for (int r = 0; r < kRows; ++r) {
-      const Vec<T> factor = Broadcast(a[r * a_row]);
+      const auto factor = Multiply::Factor(a + r * a_row);
 #pragma GCC unroll 4
-      for (int v = 0; v < kVecs; ++v) sums[r][v] += factor * columns[v];
+      for (int v = 0; v < kVecs; ++v) sums[r][v] = Multiply::Add(sums[r][v], factor, columns[v]);
     }
     a += a_depth;
     b += b_row;
@@ -48,11 +60,11 @@ FASTNEG_INLINE void MultiplyTile(const Factors<T>& f, const T* start, T* c, int6
   for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 4
     for (int v = 0; v < kVecs; ++v) {
-      T* out = c + r * c_row + v * kLanes<T>;
+      S* out = c + r * c_row + v * kLanes<S>;
       if constexpr (kWrite == Write::kAdd) {
         Store(out, Load(out) + sums[r][v]);
       } else {
-        Store(out, start == nullptr ? sums[r][v] : sums[r][v] + Load(start + v * kLanes<T>));
+        Store(out, start == nullptr ? sums[r][v] : sums[r][v] + Load(start + v * kLanes<S>));
       }
     }
   }
@@ -60,7 +72,7 @@ FASTNEG_INLINE void MultiplyTile(const Factors<T>& f, const T* start, T* c, int6
 
 // `rows` rows of C, kVecs vectors wide.
 template <typename T, int kVecs, Write kWrite, int kRows = kTileRows>
-void MultiplyRows(Factors<T> f, int64_t rows, const T* start, T* c, int64_t c_row) {
+void MultiplyRows(Factors<T> f, int64_t rows, const SumOf<T>* start, SumOf<T>* c, int64_t c_row) {
   for (; rows >= kRows; rows -= kRows) {
     MultiplyTile<T, kRows, kVecs, kWrite>(f, start, c, c_row);
     f.a += kRows * f.a_row;
@@ -73,7 +85,7 @@ void MultiplyRows(Factors<T> f, int64_t rows, const T* start, T* c, int64_t c_ro
 
 // `rows` rows of C, `vecs` vectors wide, 1 <= vecs <= kTileVecs.
 template <typename T, Write kWrite, int kVecs = kTileVecs>
-FASTNEG_INLINE void MultiplyPanel(const Factors<T>& f, int64_t rows, int64_t vecs, const T* start, T* c,
+FASTNEG_INLINE void MultiplyPanel(const Factors<T>& f, int64_t rows, int64_t vecs, const SumOf<T>* start, SumOf<T>* c,
                                   int64_t c_row) {
   if constexpr (kVecs > 1) {
     if (vecs < kVecs) return MultiplyPanel<T, kWrite, kVecs - 1>(f, rows, vecs, start, c, c_row);
@@ -83,11 +95,11 @@ FASTNEG_INLINE void MultiplyPanel(const Factors<T>& f, int64_t rows, int64_t vec
 
 // `rows` rows of C, `vecs` vectors wide, any number of them.
 template <typename T, Write kWrite>
-FASTNEG_INLINE void MultiplyMatrix(Factors<T> f, int64_t rows, int64_t vecs, T* c, int64_t c_row) {
+FASTNEG_INLINE void MultiplyMatrix(Factors<T> f, int64_t rows, int64_t vecs, SumOf<T>* c, int64_t c_row) {
   for (; vecs > 0; vecs -= kTileVecs) {
     MultiplyPanel<T, kWrite>(f, rows, vecs < kTileVecs ? vecs : kTileVecs, nullptr, c, c_row);
-    f.b += kTileVecs * kLanes<T>;
-    c += kTileVecs * kLanes<T>;
+    f.b += kTileVecs * kLanes<SumOf<T>>;
+    c += kTileVecs * kLanes<SumOf<T>>;
   }
 }
 

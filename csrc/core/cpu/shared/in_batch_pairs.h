@@ -1,0 +1,216 @@
+// The in-batch loss where queries and candidates are bfloat16 and the machine multiplies it: the passes of
+// in_batch_rows.h, with products of pairs of numbers.
+//
+// Scores are products of the numbers as they came, added up in float and scaled after it. Gradients by logits, and
+// queries that the candidates' gradients take, are rounded to bfloat16. All numbers are finite here.
+#ifndef FASTNEG_CORE_CPU_SHARED_IN_BATCH_PAIRS_H_
+#define FASTNEG_CORE_CPU_SHARED_IN_BATCH_PAIRS_H_
+
+#include "core/cpu/shared/in_batch_rows.h"
+#include "core/cpu/simd/bfloat16_pairs.h"
+
+namespace fastneg::cpu::FASTNEG_ISA_NAMESPACE {
+
+// The block has the scores of one panel at a time, and of all panels the coefficients as pairs.
+struct PairBlock : InBatchBlock<float> {
+  static constexpr bool kHasAllOptions = false;
+
+  BFloat16Pair* queries;       // [block_rows, dim_stride / 2] pairs of dimensions.
+  BFloat16Pair* scaled;        // [block_rows / 2, dim_stride] pairs of rows, as the candidates' gradients take them.
+  BFloat16* panel;             // [block_rows, width] coefficients of one panel, over the candidates' norms.
+  BFloat16Pair* coefficients;  // [num_panels, block_rows / 2, width] pairs of rows.
+  float row_scale[kMaxBlockRows];
+
+  PairBlock(const InBatchPlan& plan, int64_t block) : InBatchBlock<float>(plan, block) {
+    constexpr int64_t kWidth = kWidthOfPanel<float>;
+    const int64_t row = slot * plan.block_rows;
+    queries = static_cast<BFloat16Pair*>(plan.pairs.queries) + row * (plan.dim_stride / 2);
+    scaled = static_cast<BFloat16Pair*>(plan.pairs.scaled) + row / 2 * plan.dim_stride;
+    panel = static_cast<BFloat16*>(plan.pairs.panel) + row * kWidth;
+    coefficients = static_cast<BFloat16Pair*>(plan.pairs.coefficients) + row / 2 * plan.num_panels * kWidth;
+  }
+
+  BFloat16Pair* Coefficients(const InBatchPlan& plan, int64_t panel_index) const {
+    return coefficients + panel_index * (plan.block_rows / 2) * kWidthOfPanel<float>;
+  }
+};
+
+FASTNEG_INLINE void LoadQueries(const InBatchPlan& plan, PairBlock* block) {
+  LoadQueries<float>(plan, block);
+  const int64_t dim = plan.embedding_dim;
+  const float per_temperature = static_cast<float>(1.0 / plan.temperature);
+  for (int64_t r = 0; r < block->count; ++r) {
+    const BFloat16* row = static_cast<const BFloat16*>(plan.queries) + (block->first + r) * plan.query_stride;
+    BFloat16Pair* pairs = block->queries + r * (plan.dim_stride / 2);
+    if (dim % 2 != 0) pairs[dim / 2].bits = 0;
+    __builtin_memcpy(pairs, row, static_cast<size_t>(dim) * sizeof(BFloat16));
+    const float inverse = block->inverse[r];
+    block->row_scale[r] = (inverse < 0.0f ? -inverse : inverse) * per_temperature;
+  }
+}
+
+// 1 / norm of the candidates from `first` on, where the plan normalises.
+FASTNEG_INLINE Vec<float> ColumnScales(const InBatchPlan& plan, int64_t first) {
+  const Vec<float> inverse = Load(static_cast<const float*>(plan.inverse) + first);
+  return inverse < 0.0f ? -inverse : inverse;
+}
+
+FASTNEG_NOINLINE inline void ScoreInBatch(const InBatchPlan& plan, PairBlock* block, int64_t panel) {
+  constexpr int64_t kWidth = kWidthOfPanel<float>;
+  const int64_t vecs = VecsOfPanel<float>(plan.num_candidates, panel), pairs = (plan.embedding_dim + 1) / 2;
+  const auto* columns = static_cast<const BFloat16Pair*>(plan.panels) + panel * pairs * kWidth;
+  float* scores = block->Panel(panel);
+  const float* none = nullptr;
+  MultiplyByPanel<BFloat16Pair>(block->queries, plan.dim_stride / 2, columns, pairs, block->count, vecs, none, scores);
+  const float* offsets = static_cast<const float*>(plan.offsets) + panel * kWidth;
+  for (int64_t r = 0; r < block->count; ++r) {
+    const Vec<float> row_scale = Broadcast(block->row_scale[r]);
+    ForPanelVecs(vecs, [&](int64_t v) FASTNEG_LAMBDA_INLINE {
+      float* score = scores + r * kWidth + v * kLanes<float>;
+      Vec<float> scale = row_scale;
+      if (plan.normalize) scale *= ColumnScales(plan, panel * kWidth + v * kLanes<float>);
+      Store(score, Load(score) * scale + Load(offsets + v * kLanes<float>));
+    });
+  }
+  block->Exclude(plan, panel);
+}
+
+// One panel's exponentials to coefficients in both layouts.
+FASTNEG_INLINE void RoundCoefficients(const InBatchPlan& plan, const PairBlock& block, int64_t panel) {
+  constexpr int64_t kWidth = kWidthOfPanel<float>;
+  const int64_t vecs = VecsOfPanel<float>(plan.num_candidates, panel);
+  const float* values = block.Panel(panel);
+  BFloat16Pair* kept = block.Coefficients(plan, panel);
+  for (int64_t r = 0; r < block.count; r += 2) {
+    const bool has_second = r + 1 < block.count;
+    ForPanelVecs(vecs, [&](int64_t v) FASTNEG_LAMBDA_INLINE {
+      const int64_t column = v * kLanes<float>;
+      Vec<float> first = Load(values + r * kWidth + column);
+      Vec<float> second = has_second ? Load(values + (r + 1) * kWidth + column) : Zero<float>();
+      HalfBits halves[2] = {ToBFloat16(first), ToBFloat16(second)};
+      StorePairs(kept + r / 2 * kWidth + column, Interleaved(halves[0], halves[1]));
+      if (plan.normalize) {
+        const Vec<float> scale = ColumnScales(plan, panel * kWidth + column);
+        halves[0] = ToBFloat16(first * scale);
+        halves[1] = ToBFloat16(second * scale);
+      }
+      BFloat16* rows = block.panel + r * kWidth + column;
+      __builtin_memcpy(rows, &halves[0], sizeof(HalfBits));
+      __builtin_memcpy(rows + kWidth, &halves[1], sizeof(HalfBits));
+    });
+  }
+}
+
+FASTNEG_NOINLINE inline void AddQueryGrads(const InBatchPlan& plan, const PairBlock& block, int64_t panel) {
+  constexpr int64_t kWidth = kWidthOfPanel<float>;
+  RoundCoefficients(plan, block, panel);
+  const int64_t left = plan.num_candidates - panel * kWidth, count = left < kWidth ? left : kWidth;
+  const int64_t vecs = (plan.embedding_dim + kLanes<float> - 1) / kLanes<float>;
+  const auto* coefficients = reinterpret_cast<const BFloat16Pair*>(block.panel);
+  const auto* rows = static_cast<const BFloat16Pair*>(plan.pairs.rows) + panel * (kWidth / 2) * plan.dim_stride;
+  const Factors<BFloat16Pair> factors{coefficients, kWidth / 2, 1, rows, plan.dim_stride, (count + 1) / 2};
+  if (panel == 0) {
+    MultiplyMatrix<BFloat16Pair, Write::kSet>(factors, block.count, vecs, block.grads, plan.dim_stride);
+  } else {
+    MultiplyMatrix<BFloat16Pair, Write::kAdd>(factors, block.count, vecs, block.grads, plan.dim_stride);
+  }
+}
+
+FASTNEG_INLINE void SetHalf(BFloat16Pair* pair, int64_t half, uint32_t bits) {
+  const int shift = half == 0 ? 0 : 16;
+  pair->bits = (pair->bits & ~(0xffffu << shift)) | bits << shift;
+}
+
+FASTNEG_INLINE void SetCoefficient(const InBatchPlan& plan, const PairBlock& block, int64_t r, int64_t j, float value) {
+  constexpr int64_t kWidth = kWidthOfPanel<float>;
+  BFloat16Pair* row = block.Coefficients(plan, j / kWidth) + r / 2 * kWidth;
+  SetHalf(row + j % kWidth, r % 2, ToBFloat16(value));
+}
+
+FASTNEG_INLINE void ClearCoefficients(const InBatchPlan& plan, const PairBlock& block, int64_t r) {
+  constexpr int64_t kWidth = kWidthOfPanel<float>;
+  for (int64_t panel = 0; panel < plan.num_panels; ++panel) {
+    BFloat16Pair* row = block.Coefficients(plan, panel) + r / 2 * kWidth;
+    for (int64_t s = 0; s < kWidth; ++s) SetHalf(row + s, r % 2, 0);
+  }
+}
+
+FASTNEG_INLINE void FinishInputs(const InBatchPlan& plan, const PairBlock& block) {
+  for (int64_t r = 0; r < block.count; r += 2) {
+    const float* input = block.inputs + r * plan.dim_stride;
+    for (int64_t d = 0; d < plan.embedding_dim; d += kLanes<float>) {
+      const Vec<float> first = Load(input + d);
+      const Vec<float> second = r + 1 < block.count ? Load(input + plan.dim_stride + d) : Zero<float>();
+      StorePairs(block.scaled + r / 2 * plan.dim_stride + d, Interleaved(ToBFloat16(first), ToBFloat16(second)));
+    }
+  }
+}
+
+// As InBatchCandidateGrads.
+inline void PairCandidateGrads(void* context, int64_t index) {
+  const FlushDenormals flush;
+  const InBatchPlan& plan = *static_cast<const InBatchPlan*>(context);
+  constexpr int64_t kWidth = kWidthOfPanel<float>;
+  const PanelOfRound part(plan, index);
+  const int64_t left = plan.num_candidates - part.panel * kWidth, count = left < kWidth ? left : kWidth;
+  const int64_t vecs = (plan.embedding_dim + kLanes<float> - 1) / kLanes<float>;
+  float* grads = static_cast<float*>(plan.grad_rows) + part.panel * kWidth * plan.grad_stride;
+  for (int64_t b = part.begin; b < part.end; ++b) {
+    const PairBlock block(plan, b);
+    const Factors<BFloat16Pair> factors{
+        block.Coefficients(plan, part.panel), 1, kWidth, block.scaled, plan.dim_stride, (block.count + 1) / 2};
+    if (b == 0) {
+      MultiplyMatrix<BFloat16Pair, Write::kSet>(factors, count, vecs, grads, plan.grad_stride);
+    } else {
+      MultiplyMatrix<BFloat16Pair, Write::kAdd>(factors, count, vecs, grads, plan.grad_stride);
+    }
+  }
+}
+
+// A vector of pairs from a row's dimension `d` on, zeros behind its end; null is a row of zeros.
+FASTNEG_INLINE Vec<float> LoadRowPairs(const BFloat16* row, int64_t d, int64_t dim) {
+  PairVec pairs{};
+  if (row != nullptr) {
+    const int64_t left = dim - d < 2 * kLanes<float> ? dim - d : 2 * kLanes<float>;
+    __builtin_memcpy(&pairs, row + d, static_cast<size_t>(left) * sizeof(BFloat16));
+  }
+  return reinterpret_cast<Vec<float>>(pairs);
+}
+
+// Candidates as rows in float, and as pairs in the two layouts that the products take.
+inline void PackPairs(void* context, int64_t panel) {
+  PackInBatch<float, /*kColumns=*/false>(context, panel);
+  const InBatchPlan& plan = *static_cast<const InBatchPlan*>(context);
+  constexpr int64_t kWidth = kWidthOfPanel<float>, kTile = kWidthOfTile<float>;
+  const int64_t first = panel * kWidth, dim = plan.embedding_dim, num_pairs = (dim + 1) / 2;
+  const auto source = [&](int64_t j) FASTNEG_LAMBDA_INLINE -> const BFloat16* {
+    if (j >= plan.num_candidates || !IsUsed(plan, j)) return nullptr;
+    return static_cast<const BFloat16*>(plan.candidates) + j * plan.candidate_stride;
+  };
+  auto* columns = static_cast<BFloat16Pair*>(plan.panels) + panel * num_pairs * kWidth;
+  for (int64_t group = 0; group < kWidth; group += kLanes<float>) {
+    BFloat16Pair* tile = columns + group / kTile * num_pairs * kTile + group % kTile;
+    for (int64_t p = 0; p < num_pairs; p += kLanes<float>) {
+      Vec<float> square[kLanes<float>];
+      for (int64_t l = 0; l < kLanes<float>; ++l) square[l] = LoadRowPairs(source(first + group + l), 2 * p, dim);
+      Transpose<float>(square);
+      for (int64_t l = 0; l < kLanes<float> && p + l < num_pairs; ++l) {
+        StorePairs(tile + (p + l) * kTile, reinterpret_cast<PairVec>(square[l]));
+      }
+    }
+  }
+  if (plan.pairs.rows == nullptr) return;
+  auto* rows = static_cast<BFloat16Pair*>(plan.pairs.rows) + first / 2 * plan.dim_stride;
+  for (int64_t s = 0; s < kWidth; s += 2) {
+    const BFloat16 *even = source(first + s), *odd = source(first + s + 1);
+    ForChunks<float>(dim, [&](int64_t d, int64_t valid) FASTNEG_LAMBDA_INLINE {
+      const HalfBits low = even == nullptr ? HalfBits{} : LoadHalfBits(even + d, valid);
+      const HalfBits high = odd == nullptr ? HalfBits{} : LoadHalfBits(odd + d, valid);
+      StorePairs(rows + s / 2 * plan.dim_stride + d, Interleaved(low, high));
+    });
+  }
+}
+
+}  // namespace fastneg::cpu::FASTNEG_ISA_NAMESPACE
+
+#endif  // FASTNEG_CORE_CPU_SHARED_IN_BATCH_PAIRS_H_
