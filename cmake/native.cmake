@@ -72,10 +72,10 @@ set(pairwise_kernels ${kernel_sources})
 list(FILTER pairwise_kernels INCLUDE REGEX "pairwise_kernels")
 set_source_files_properties(${pairwise_kernels} PROPERTIES COMPILE_OPTIONS "$<$<CONFIG:Release>:-O3>")
 
-# fastneg_add_isa(<name> <namespace> <flags>...): one object library with the kernels of one instruction set.
-# Adds it to FASTNEG_CORE_OBJECTS and FASTNEG_ISAS.
-function(fastneg_add_isa name namespace)
-  add_library(fastneg_${namespace} OBJECT ${kernel_sources})
+# fastneg_add_kernels(<name> <namespace> <list of sources> <flags>...): one object library with kernels of one
+# instruction set. Adds it to FASTNEG_CORE_OBJECTS, and its name to FASTNEG_ISAS unless that is empty.
+function(fastneg_add_kernels name namespace sources)
+  add_library(fastneg_${namespace} OBJECT ${${sources}})
   target_link_libraries(fastneg_${namespace} PRIVATE fastneg_core_options)
   target_compile_definitions(fastneg_${namespace} PRIVATE FASTNEG_ISA_NAMESPACE=${namespace})
   target_compile_options(fastneg_${namespace} PRIVATE
@@ -83,16 +83,6 @@ function(fastneg_add_isa name namespace)
   set(FASTNEG_CORE_OBJECTS ${FASTNEG_CORE_OBJECTS} $<TARGET_OBJECTS:fastneg_${namespace}> PARENT_SCOPE)
   string(STRIP "${FASTNEG_ISAS} ${name}" isas)
   set(FASTNEG_ISAS "${isas}" PARENT_SCOPE)
-endfunction()
-
-# fastneg_add_bfloat16(<namespace> <flags>...): the kernels that multiply bfloat16, of one instruction set.
-function(fastneg_add_bfloat16 namespace)
-  add_library(fastneg_${namespace} OBJECT ${bfloat16_sources})
-  target_link_libraries(fastneg_${namespace} PRIVATE fastneg_core_options)
-  target_compile_definitions(fastneg_${namespace} PRIVATE FASTNEG_ISA_NAMESPACE=${namespace})
-  target_compile_options(fastneg_${namespace} PRIVATE
-    "$<$<AND:$<CONFIG:Release>,$<CXX_COMPILER_ID:GNU>>:-O2;-fpeel-loops>" ${ARGN})
-  set(FASTNEG_CORE_OBJECTS ${FASTNEG_CORE_OBJECTS} $<TARGET_OBJECTS:fastneg_${namespace}> PARENT_SCOPE)
 endfunction()
 
 # fastneg_require_features(<variable> <feature>...): sets the variable to OFF if this machine lacks one of them.
@@ -114,7 +104,7 @@ target_compile_options(fastneg_core PRIVATE $<$<CONFIG:Release>:-O2>)
 set_target_properties(fastneg_core PROPERTIES UNITY_BUILD ON UNITY_BUILD_BATCH_SIZE 0)
 set(FASTNEG_CORE_OBJECTS $<TARGET_OBJECTS:fastneg_core>)
 
-fastneg_add_isa(baseline isa_baseline)
+fastneg_add_kernels(baseline isa_baseline kernel_sources)
 check_cxx_source_compiles("#ifndef __x86_64__\n#error\n#endif\nint main() {}" FASTNEG_IS_X86_64)
 if(FASTNEG_IS_X86_64)
   check_cxx_compiler_flag(-march=x86-64-v3 FASTNEG_COMPILES_V3)
@@ -129,21 +119,21 @@ if(FASTNEG_IS_X86_64)
   target_compile_definitions(fastneg_isa_baseline PRIVATE FASTNEG_SMALL)
   target_compile_options(fastneg_isa_baseline PRIVATE $<$<CONFIG:Release>:-O1>)
   if(FASTNEG_COMPILES_V3)
-    fastneg_add_isa(x86-64-v3 isa_v3 -march=x86-64-v3)
+    fastneg_add_kernels(x86-64-v3 isa_v3 kernel_sources -march=x86-64-v3)
     target_compile_definitions(fastneg_core PRIVATE FASTNEG_HAVE_X86_64_V3)
     if(FASTNEG_BUILD_TESTS)
       # The products of bfloat16 step by step, so that all that is around them is tested on every machine.
-      fastneg_add_bfloat16(isa_v3_bf16 -march=x86-64-v3)
+      fastneg_add_kernels("" isa_v3_bf16 bfloat16_sources -march=x86-64-v3)
       target_compile_definitions(fastneg_core PRIVATE FASTNEG_HAVE_EMULATED_BF16)
     endif()
   endif()
   if(FASTNEG_COMPILES_V3 AND FASTNEG_COMPILES_V4)
-    fastneg_add_isa(x86-64-v4 isa_v4 -march=x86-64-v4 -mprefer-vector-width=512)
+    fastneg_add_kernels(x86-64-v4 isa_v4 kernel_sources -march=x86-64-v4 -mprefer-vector-width=512)
     target_compile_definitions(fastneg_core PRIVATE FASTNEG_HAVE_X86_64_V4)
     if(FASTNEG_COMPILES_BF16)
-      fastneg_add_bfloat16(isa_v4_bf16 -march=x86-64-v4 -mavx512bf16 -mprefer-vector-width=512)
+      fastneg_add_kernels(x86-64-v4-bf16 isa_v4_bf16 bfloat16_sources
+        -march=x86-64-v4 -mavx512bf16 -mprefer-vector-width=512)
       target_compile_definitions(fastneg_core PRIVATE FASTNEG_HAVE_X86_64_V4_BF16)
-      set(FASTNEG_ISAS "${FASTNEG_ISAS} x86-64-v4-bf16")
     endif()
   endif()
 endif()

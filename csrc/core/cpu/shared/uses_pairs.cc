@@ -22,7 +22,7 @@ bool AreFiniteRows(const void* rows, int64_t count, int64_t dim, int64_t stride)
 bool MayUsePairs(const InBatchSoftmaxArgs& args, const InBatchKernels& kernels) {
   // Fewer scores are soon done, and in float they are closer.
   constexpr int64_t kMinCandidates = 256, kMinQueries = 128;
-  if (kernels.pairs == nullptr || args.dtype != DType::kBFloat16) return false;
+  if (kernels.pairs == nullptr || args.dtype != DType::kBFloat16 || args.embedding_dim == 0) return false;
   if (args.batch_size < kMinQueries || args.num_candidates < kMinCandidates) return false;
   // Re-weighting compares scores with the positives', to the bit; the others need coefficients more than once.
   const bool reweights = args.t != 1 || args.grad_scalars != nullptr;
