@@ -20,6 +20,7 @@ _REAL_DTYPES = FLOAT_DTYPES | _INTEGER_DTYPES
 # uint64 is left out: its values do not fit the int64 that shifts are computed in.
 _SHIFT_DTYPES = _INTEGER_DTYPES - {tf.uint64}
 _MOST_NEGATIVES = 2**31 - 1
+_LONGEST_VALUE = 500  # Of a value that a message quotes, in characters.
 # TensorFlow takes microseconds to say so.
 _LARGEST = {dtype: float(dtype.max) for dtype in (tf.float32, tf.float64)}
 
@@ -36,13 +37,24 @@ def to_tensor(name: str, value: Any, dtype_hint: tf.DType | None = None) -> tf.T
     try:
         if isinstance(value, list | tuple) and value and isinstance(value[0], np.ndarray):
             value = np.stack(value)  # TensorFlow does that itself, but not while a graph is traced.
-        # A hint would also truncate floating-point arrays to integers, so only lists get it.
-        hint = None if hasattr(value, "dtype") else dtype_hint
+        # A hint would also truncate floating-point arrays to integers, and make numbers of what is
+        # bool, so only lists of numbers get it.
+        hint = None if hasattr(value, "dtype") or _holds_bool(value) else dtype_hint
         return tf.convert_to_tensor(value, dtype_hint=hint)
     except (TypeError, ValueError) as error:
         raise ValueError(
-            f"`{name}` must be convertible to a tensor. Received: {value!r}."
+            f"`{name}` must be convertible to a tensor. Received: {_shortened(repr(value))}."
         ) from error
+
+
+def _holds_bool(value: Any) -> bool:
+    while isinstance(value, (list, tuple)) and value:
+        value = value[0]
+    return isinstance(value, (bool, np.bool_))
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]} ..."
 
 
 def embedding_pair(
@@ -222,9 +234,16 @@ def is_number(value: Any) -> bool:
 
 
 def number(name: str, value: Any) -> float:
-    """Checks a constant: it must be real and finite."""
+    """Checks a constant: it must be a real and finite number of Python or NumPy.
+
+    A string is none; and a tensor, or a variable that somebody wants to train, would be a constant
+    without a word.
+    """
+    is_real = isinstance(value, (int, float)) or (
+        isinstance(value, (np.ndarray, np.generic)) and value.dtype.kind in "biufV"
+    )
     try:
-        result = float(value)
+        result = float(value) if is_real else math.nan
     except (TypeError, ValueError, OverflowError):
         result = math.nan
     if not math.isfinite(result):
@@ -272,8 +291,8 @@ def num_rolled_negatives(name: str, value: Any, batch_size: int | None) -> int:
 
 
 def flag(name: str, value: Any) -> bool:
-    """Checks a choice that is made while a loss is called or traced."""
-    if not isinstance(value, (bool, np.bool_, int, np.integer)):
+    """Checks a choice that is made while a loss is called or traced: a bool, or 0 or 1."""
+    if not isinstance(value, (bool, np.bool_, int, np.integer)) or value not in (0, 1):
         raise ValueError(f"`{name}` must be True or False. Received: {value!r}.")
     return bool(value)
 

@@ -105,9 +105,22 @@ def test_dtypes(dtype: str) -> None:
     np.testing.assert_allclose(_results(metric), [np.mean(ranks < k) for k in (1, 3, 10)])
 
 
+def test_a_catalogue_without_candidates() -> None:
+    for ids in (None, OWN):
+        metric = FactorizedTopK(CANDIDATES[:0], ks=[1])
+        metric.update_state(QUERY, QUERY, true_candidate_ids=ids)
+        # Nobody is put before an embedding, and an id that is not there is not found.
+        assert _results(metric) == [1.0 if ids is None else 0.0]
+
+
 def test_bad_input() -> None:
     with pytest.raises(ValueError, match="`ks` must be at least 1"):
         FactorizedTopK(CANDIDATES, ks=[0])
+    for ks in ([], 3):
+        with pytest.raises(ValueError, match="`ks` must be positive integers, at least one"):
+            FactorizedTopK(CANDIDATES, ks=ks)
+    with pytest.raises(ValueError, match="`candidates` must have the width of `query_embeddings`"):
+        FactorizedTopK(CANDIDATES[:, :2]).update_state(QUERY, QUERY, true_candidate_ids=OWN)
     with pytest.raises(ValueError, match="`candidates` must be a dataset of batches"):
         FactorizedTopK(tf.data.Dataset.from_tensor_slices(CANDIDATES))
     with pytest.raises(ValueError, match="`candidates` must have rank 2"):

@@ -43,6 +43,11 @@ STATIC: bad_input.Cases = {
     "infinite temperature": ({"temperature": np.inf}, "`temperature` must be a finite number"),
     "temperatures": ({"temperature": tf.ones([2])}, "`temperature` must be a scalar"),
     "margin": ({"margin": np.nan}, "`margin` must be a finite number"),
+    "smoothing that is text": ({"label_smoothing": "0.1"}, "`label_smoothing` must be a finite"),
+    "trained smoothing": ({"label_smoothing": tf.Variable(0.1)}, "`label_smoothing` must be a fin"),
+    "both ways twice": ({"bidirectional": 2}, "`bidirectional` must be True or False. Received: 2"),
+    "bool weights": ({"sample_weight": [True] * B}, "`sample_weight` must be a real number"),
+    "bool positives": ({"positives": [True] * B}, "`positives` must be integers. Received: bool"),
     "probabilities": (
         {"candidate_sampling_probability": np.ones(B)},
         r"`candidate_sampling_probability` must have shape \[6\].*\[4\]",

@@ -102,6 +102,8 @@ def test_bad_arguments_are_named() -> None:
             PairwiseLoss(margin=value)
     with pytest.raises(ValueError, match="`temperature` must be a finite number"):
         PairwiseLoss(temperature=np.inf)
+    with pytest.raises(ValueError, match="`sessions` must be True or False"):
+        PairwiseLoss(sessions="no")
     with pytest.raises(ValueError, match=r"`y_true` must have shape \[batch_size, 2\]"):
         PairwiseLoss(sessions=True)(LABELS, LOGITS)
     with pytest.raises(ValueError, match="`sample_weight` must be None for an output that is one"):

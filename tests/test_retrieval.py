@@ -304,6 +304,13 @@ def test_bad_input() -> None:
         Retrieval(loss=loss)
     with pytest.raises(ValueError, match="`temperature` must be a number"):
         Retrieval(temperature=tf.Variable(1.0))
+    for name in ("batch_metrics", "loss_metrics"):
+        with pytest.raises(ValueError, match=f"`{name}` must be metrics of Keras.* 'auc'"):
+            Retrieval(**{name: "auc"})
+    with pytest.raises(ValueError, match="`metrics` must be metrics over a catalogue"):
+        Retrieval(metrics=keras.metrics.AUC())
+    with pytest.raises(ValueError, match="`remove_accidental_hits` must be True or False"):
+        Retrieval(remove_accidental_hits="yes")
     with pytest.raises(ValueError, match="`temperature` must be positive"):
         Retrieval(temperature=0)(*TWO)
     with pytest.raises(ValueError, match="`num_hard_negatives` must be at least 1"):

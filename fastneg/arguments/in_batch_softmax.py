@@ -202,7 +202,7 @@ def _two_towers(query: Any, candidate: Any) -> tuple[tf.Tensor, tf.Tensor]:
     if query.shape.rank and not candidate.shape.is_compatible_with([None, query.shape[1]]):
         raise ValueError(
             "`candidate_embeddings` must have the width of `query_embeddings`, "
-            f"{query.shape[1]}. Received: {candidate.shape.as_list()}."
+            f"{query.shape[1]}. Received: {validation.shape_text(candidate.shape)}."
         )
     return query, candidate
 

@@ -80,7 +80,7 @@ class PairwiseLoss(_ScalarLoss):
         super().__init__(name=name)
         self.margin = saved_number("margin", margin, _IN_COMPUTE_LOSS)
         self.temperature = saved_number("temperature", temperature, _IN_COMPUTE_LOSS)
-        self.sessions = sessions
+        self.sessions = validation.flag("sessions", sessions)
 
     def loss(self, y_true: Any, y_pred: Any, sample_weight: Any) -> tf.Tensor:
         """Returns the mean loss of the pairs."""
@@ -89,7 +89,7 @@ class PairwiseLoss(_ScalarLoss):
             if labels.shape.rank != 2 or labels.shape[1] != 2:
                 raise ValueError(
                     "`y_true` must have shape [batch_size, 2], labels and sessions. "
-                    f"Received: {labels.shape}."
+                    f"Received: {validation.shape_text(labels.shape)}."
                 )
             labels, session_ids = labels[:, 0], labels[:, 1]
         mask = getattr(y_pred, "_keras_mask", None)
@@ -160,7 +160,7 @@ class OutputLoss(_ScalarLoss):
             if losses.shape in ([], [1]) and sample_weight.shape not in ([1], [1, 1]):
                 raise ValueError(
                     "`sample_weight` must be None for an output that is one loss and has no rows "
-                    f"to weigh. Received: {sample_weight.shape}."
+                    f"to weigh. Received: {validation.shape_text(sample_weight.shape)}."
                 )
         return weighted_mean(losses, sample_weight)
 

@@ -1,6 +1,6 @@
 """Retrieval: the task of TensorFlow Recommenders as a layer of Keras 3."""
 
-from collections.abc import Sequence
+import inspect
 from typing import Any, ClassVar
 
 import keras
@@ -150,7 +150,9 @@ class Retrieval(LossLayer):
         super().__init__(name=name, **kwargs)
         self.temperature = 1.0 if temperature is None else temperature
         self.num_hard_negatives = num_hard_negatives
-        self.remove_accidental_hits = remove_accidental_hits
+        self.remove_accidental_hits = validation.flag(
+            "remove_accidental_hits", remove_accidental_hits
+        )
         self.normalize = normalize
         self.margin = margin
         self.t = t
@@ -161,15 +163,23 @@ class Retrieval(LossLayer):
         self.bidirectional = bidirectional
         self.reduction = reduction
         self.factorized_metrics = _listed(metrics)
-        self.batch_metrics = _listed(batch_metrics)
-        self.loss_metrics = _listed(loss_metrics)
+        self.batch_metrics = _metrics_of_keras("batch_metrics", batch_metrics)
+        self.loss_metrics = _metrics_of_keras("loss_metrics", loss_metrics)
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Sets an attribute; metrics over a catalogue may change at any time."""
         if name == "factorized_metrics":
             # Past Keras, which takes no metric once the layer is built, and would look for the
             # state of this one in files.
-            object.__setattr__(self, name, _listed(value))
+            metrics = _listed(value)
+            for metric in metrics:
+                if not _evaluates_candidates(metric):
+                    raise ValueError(
+                        "`metrics` must be metrics over a catalogue, such as "
+                        "`fastneg.metrics.FactorizedTopK`; those of Keras are for `batch_metrics` "
+                        f"and `loss_metrics`. Received: {metric!r}."
+                    )
+            object.__setattr__(self, name, metrics)
             self.supports_jit = not self.factorized_metrics
         else:
             super().__setattr__(name, value)
@@ -222,7 +232,10 @@ class Retrieval(LossLayer):
         for metric in self.loss_metrics:
             metric.update_state(loss)
         if compute_metrics and query.shape.rank != 3 and self.factorized_metrics:
-            rows = tf.range(tf.shape(query)[0]) if positives is None else positives
+            if positives is None:
+                rows = tf.range(tf.shape(query)[0])
+            else:
+                rows = validation.integer_ids("positives", positives)
             ids = None if candidate_ids is None else tf.gather(candidate_ids, rows)
             for metric in self.factorized_metrics:
                 metric.update_state(
@@ -269,7 +282,27 @@ class Retrieval(LossLayer):
 def _listed(metrics: Any) -> list[Any]:
     if metrics is None:
         return []
-    return list(metrics) if isinstance(metrics, Sequence) else [metrics]
+    return list(metrics) if isinstance(metrics, (list, tuple)) else [metrics]
+
+
+def _metrics_of_keras(name: str, metrics: Any) -> list[Any]:
+    listed = _listed(metrics)
+    for metric in listed:
+        if not isinstance(metric, keras.metrics.Metric):
+            raise ValueError(
+                f"`{name}` must be metrics of Keras, as objects. Received: {metric!r}."
+            )
+    return listed
+
+
+def _evaluates_candidates(metric: Any) -> bool:
+    """Whether a metric can be updated as one over a catalogue."""
+    try:
+        update = inspect.signature(metric.update_state)
+        update.bind(None, None, true_candidate_ids=None, sample_weight=None)
+    except (AttributeError, TypeError):
+        return False
+    return True
 
 
 def _numbered(ids: Any) -> Any:

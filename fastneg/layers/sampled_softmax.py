@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 import keras
 import tensorflow as tf
 
+from fastneg import validation
 from fastneg.arguments.tables import unwrapped
 from fastneg.layers.common import LossLayer, loss_spec
 from fastneg.losses.sampled_softmax import sampled_softmax_loss
@@ -114,7 +115,7 @@ def _num_rows(table: Any) -> int:
     if not shape.rank or shape[0] is None:
         raise ValueError(
             "`embeddings` must have a static number of rows, [num_classes, embedding_dim]. "
-            f"Received: {shape}."
+            f"Received: {validation.shape_text(shape)}."
         )
     return int(shape[0])
 

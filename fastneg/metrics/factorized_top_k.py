@@ -1,6 +1,6 @@
 """FactorizedTopK: how often a query's candidate is among the first k of a whole catalogue."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import keras
@@ -66,6 +66,8 @@ class FactorizedTopK(keras.metrics.Metric):  # type: ignore[misc]
     ) -> None:
         """Checks the catalogue and makes the counters."""
         super().__init__(name=name, **kwargs)
+        if not isinstance(ks, Iterable) or not (ks := tuple(ks)):
+            raise ValueError(f"`ks` must be positive integers, at least one. Received: {ks!r}.")
         self.ks = tuple(validation.positive_integer("ks", k) for k in ks)
         self._catalogue = _Catalogue(candidates)
         self.hits = self.add_variable((len(self.ks),), initializer="zeros", name="hits")
@@ -89,6 +91,7 @@ class FactorizedTopK(keras.metrics.Metric):  # type: ignore[misc]
         """
         ids, candidates = self._catalogue.read()
         query = validation.embeddings("query_embeddings", query_embeddings)
+        _check_like_query("candidates", candidates, query)
         if true_candidate_ids is None:
             ranks = _ranks_by_score(query, true_candidate_embeddings, candidates)
         else:
@@ -163,15 +166,25 @@ class _Catalogue:
         return ids, embeddings
 
 
+def _check_like_query(name: str, value: tf.Tensor, query: tf.Tensor) -> None:
+    """Checks the dtype and the width of embeddings that queries are scored with."""
+    if value.dtype != query.dtype:
+        raise ValueError(
+            f"`{name}` must have the dtype of `query_embeddings`, {query.dtype.name}. "
+            f"Received: {value.dtype.name}."
+        )
+    width = query.shape[1] if query.shape.rank else None
+    if not value.shape.is_compatible_with([None, width]):
+        raise ValueError(
+            f"`{name}` must have the width of `query_embeddings`, {width}. "
+            f"Received: {validation.shape_text(value.shape)}."
+        )
+
+
 def _ranks_by_score(query: tf.Tensor, own: Any, candidates: tf.Tensor) -> tf.Tensor:
     """Ranks among the candidates of others that are put before them."""
     own = validation.embeddings("true_candidate_embeddings", own)
-    for name, value in (("true_candidate_embeddings", own), ("candidates", candidates)):
-        if value.dtype != query.dtype:
-            raise ValueError(
-                f"`{name}` must have the dtype of `query_embeddings`, {query.dtype.name}. "
-                f"Received: {value.dtype.name}."
-            )
+    _check_like_query("true_candidate_embeddings", own, query)
     batch_size = validation.static_batch_size(query)
     if batch_size is not None and own.shape[0] not in (batch_size, None):
         raise ValueError(
@@ -222,6 +235,8 @@ def _ranks_by_id(
             places = places[size:]
     places = tf.cast(places, tf.int64)
     found = (places >= 0) & (places < tf.cast(size, tf.int64))
+    if candidates.shape[0] == 0:  # None to rank, and none is found.
+        candidates = tf.zeros([1, tf.shape(query)[1]], query.dtype)
     ranks = positive_ranks(query, candidates, positives=tf.where(found, places, 0))
     return tf.where(found, tf.cast(ranks, tf.int64), tf.int64.max)
 

@@ -116,8 +116,8 @@ def ranked(tensor: tf.Tensor, rank: int | None = None) -> tf.Tensor:
 
 
 def is_custom_call(tensor: tf.Tensor) -> bool:
-    """Whether a tensor of a graph comes from a custom call."""
-    return not tf.executing_eagerly() and tensor.op.type == "XlaCallModule"
+    """Whether a tensor is one of a graph that comes from a custom call."""
+    return not isinstance(tensor, tf.__internal__.EagerTensor) and tensor.op.type == "XlaCallModule"
 
 
 def described(node: Any) -> Description | None:

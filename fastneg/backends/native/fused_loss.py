@@ -124,9 +124,10 @@ class FusedLoss:
         They have to go through `scale_grad`, which refuses to differentiate them.
         """
         loss = like.outputs[0]
-        in_xla = custom_call.is_custom_call(loss)
-        if tf.executing_eagerly():
+        if isinstance(loss, tf.__internal__.EagerTensor):  # Perhaps in a graph: of a Jacobian.
             in_xla = xla.is_the_way(self._signature.stem)
+        else:
+            in_xla = custom_call.is_custom_call(loss)
         run = self._way(in_xla=in_xla).run
         # In a graph a tape has to see it, or would find that the gradients depend on nothing.
         eager = tf.executing_eagerly()

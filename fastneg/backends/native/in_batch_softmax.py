@@ -8,7 +8,9 @@ from typing import Any
 
 import tensorflow as tf
 
+from fastneg import _tensorflow
 from fastneg.arguments.in_batch_softmax import InBatchSoftmaxArguments
+from fastneg.backends import autodiff
 from fastneg.backends.native import xla
 from fastneg.backends.native.custom_call import ranked
 from fastneg.backends.native.fused_loss import FusedLoss, Grads, reshaped
@@ -110,7 +112,11 @@ def _of_sum(grad_losses: tf.Tensor, call: Call) -> Call:
         grad_losses = tf.math.multiply_no_nan(grad_losses, tf.reshape(weights, [-1]))
     attributes = {name: call.attribute(name) for name in _FLAGS}
     attributes.update(per_row=False, averages=False)
-    return _loss.with_gradients(call.required, [grad_losses, *others], like=call, **attributes)
+    of_sum = _loss.with_gradients(call.required, [grad_losses, *others], like=call, **attributes)
+    if _tensorflow.anything_recording() and tf.executing_eagerly():
+        # In forward mode a gradient is differentiated with respect to its upstream gradients.
+        autodiff.refuse_differentiation(of_sum.outputs, [grad_losses])
+    return of_sum
 
 
 def _output_shapes(call: Call) -> list[Shape]:
