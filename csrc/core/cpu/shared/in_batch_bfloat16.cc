@@ -5,6 +5,6 @@
 namespace fastneg::cpu::FASTNEG_ISA_NAMESPACE {
 
 extern const InBatchPairKernels kInBatchPairKernels;
-const InBatchPairKernels kInBatchPairKernels = {PackPairs, ScoreInBatchBlock<PairBlock>, PairCandidateGrads};
+const InBatchPairKernels kInBatchPairKernels = {kInMatrixRegisters, PackPairs, ScorePairBlock, PairCandidateGrads};
 
 }  // namespace fastneg::cpu::FASTNEG_ISA_NAMESPACE

@@ -10,6 +10,7 @@ namespace fastneg::cpu {
 namespace {
 
 constexpr int64_t kLargestCount = (int64_t{1} << 31) - 2;  // Candidates are counted in int32.
+constexpr int64_t kMaxPairStep = 16;                       // Pairs that an instruction multiplies at once.
 
 }  // namespace
 
@@ -72,7 +73,10 @@ InBatchPlan InBatchLayout::LayOut(const InBatchScoresArgs& args, const InBatchKe
   plan.num_panels = CeilDiv(args.num_candidates, plan.panel_width);
   const int64_t padded = plan.num_panels * plan.panel_width;
   const int64_t row_scores = plan.keeps_panels ? padded : plan.panel_width;
-  const int64_t pair_bytes = slots.pairs ? 2 * (plan.panel_width + 2 * plan.dim_stride + padded) : 0;
+  const int64_t dim_pairs = RoundUp(CeilDiv(args.embedding_dim, 2), kMaxPairStep);
+  plan.pairs.stride = slots.pairs ? PreparedStride(dim_pairs, 4) : 0;
+  const int64_t pair_bytes =
+      slots.pairs ? 2 * (plan.panel_width + 2 * plan.pairs.stride + plan.dim_stride + padded) : 0;
   const double inputs = static_cast<double>(args.batch_size + args.num_candidates);
   const Blocks blocks =
       CutIntoBlocks(args.batch_size, args.executor.num_threads,
@@ -87,7 +91,7 @@ InBatchPlan InBatchLayout::LayOut(const InBatchScoresArgs& args, const InBatchKe
   plan.copies_rows = args.normalize || args.candidate_mask != nullptr || args.embedding_dim % lanes != 0 ||
                      ShareSets(args.candidate_row_stride * element) ||
                      (args.dtype != DType::kFloat32 && args.dtype != DType::kFloat64);
-  const int64_t panel_rows = slots.pairs ? CeilDiv(args.embedding_dim, 2) : args.embedding_dim;
+  const int64_t panel_rows = slots.pairs ? dim_pairs : args.embedding_dim;
   plan.panels = workspace->Take(plan.num_panels * panel_rows, plan.panel_width, bytes);
   plan.rows = plan.copies_rows ? workspace->Take(padded, plan.dim_stride, bytes) : args.candidates;
   plan.row_stride = plan.copies_rows ? plan.dim_stride : args.candidate_row_stride;
@@ -104,12 +108,14 @@ InBatchPlan InBatchLayout::LayOut(const InBatchScoresArgs& args, const InBatchKe
   plan.block_inputs = workspace->Take(slot_rows, plan.dim_stride, bytes);
   if (slots.pairs) {
     constexpr size_t kPairBytes = 4;
-    plan.pairs.queries = workspace->Take(slot_rows, plan.dim_stride / 2, kPairBytes);
+    plan.pairs.queries = workspace->Take(slot_rows, plan.pairs.stride, kPairBytes);
     if (slots.keeps_panels) {
+      plan.pairs.block_pairs = RoundUp(plan.block_rows / 2, kMaxPairStep);
+      const int64_t slot_pairs = plan.blocks_per_round * plan.pairs.block_pairs;
       plan.pairs.rows = workspace->Take(padded / 2, plan.dim_stride, kPairBytes);
-      plan.pairs.scaled = workspace->Take(slot_rows / 2, plan.dim_stride, kPairBytes);
+      plan.pairs.scaled = workspace->Take(slot_pairs, plan.dim_stride, kPairBytes);
       plan.pairs.panel = workspace->Take(slot_rows, plan.panel_width / 2, kPairBytes);
-      plan.pairs.coefficients = workspace->Take(slot_rows / 2, padded, kPairBytes);
+      plan.pairs.coefficients = workspace->Take(slot_pairs, padded, kPairBytes);
     }
   }
   return plan;

@@ -15,25 +15,35 @@ namespace fastneg::cpu::FASTNEG_ISA_NAMESPACE {
 struct PairBlock : InBatchBlock<float> {
   static constexpr bool kHasAllOptions = false;
 
-  BFloat16Pair* queries;       // [block_rows, dim_stride / 2] pairs of dimensions.
-  BFloat16Pair* scaled;        // [block_rows / 2, dim_stride] pairs of rows, as the candidates' gradients take them.
+  BFloat16Pair* queries;       // [block_rows, stride] pairs of dimensions.
+  BFloat16Pair* scaled;        // [block_pairs, dim_stride] pairs of rows, as the candidates' gradients take them.
   BFloat16* panel;             // [block_rows, width] coefficients of one panel, over the candidates' norms.
-  BFloat16Pair* coefficients;  // [num_panels, block_rows / 2, width] pairs of rows.
+  BFloat16Pair* coefficients;  // [num_panels, width, block_pairs] pairs of rows.
   float row_scale[kMaxBlockRows];
 
   PairBlock(const InBatchPlan& plan, int64_t block) : InBatchBlock<float>(plan, block) {
     constexpr int64_t kWidth = kWidthOfPanel<float>;
     const int64_t row = slot * plan.block_rows;
-    queries = static_cast<BFloat16Pair*>(plan.pairs.queries) + row * (plan.dim_stride / 2);
-    scaled = static_cast<BFloat16Pair*>(plan.pairs.scaled) + row / 2 * plan.dim_stride;
+    const int64_t pairs = slot * plan.pairs.block_pairs;
+    queries = static_cast<BFloat16Pair*>(plan.pairs.queries) + row * plan.pairs.stride;
+    scaled = static_cast<BFloat16Pair*>(plan.pairs.scaled) + pairs * plan.dim_stride;
     panel = static_cast<BFloat16*>(plan.pairs.panel) + row * kWidth;
-    coefficients = static_cast<BFloat16Pair*>(plan.pairs.coefficients) + row / 2 * plan.num_panels * kWidth;
+    coefficients = static_cast<BFloat16Pair*>(plan.pairs.coefficients) + pairs * plan.num_panels * kWidth;
   }
 
-  BFloat16Pair* Coefficients(const InBatchPlan& plan, int64_t panel_index) const {
-    return coefficients + panel_index * (plan.block_rows / 2) * kWidthOfPanel<float>;
+  // Those of candidate j.
+  BFloat16Pair* Coefficients(const InBatchPlan& plan, int64_t j) const {
+    return coefficients + j * plan.pairs.block_pairs;
   }
 };
+
+// Pairs of dimensions that the scores' products take.
+FASTNEG_INLINE int64_t DepthOfScores(const InBatchPlan& plan) {
+  return ((plan.embedding_dim + 1) / 2 + kPairStep - 1) / kPairStep * kPairStep;
+}
+
+// Pairs of rows that a block has for the candidates' gradients.
+FASTNEG_INLINE int64_t DepthOfBlock(int64_t rows) { return ((rows + 1) / 2 + kPairStep - 1) / kPairStep * kPairStep; }
 
 FASTNEG_INLINE void LoadQueries(const InBatchPlan& plan, PairBlock* block) {
   LoadQueries<float>(plan, block);
@@ -41,8 +51,8 @@ FASTNEG_INLINE void LoadQueries(const InBatchPlan& plan, PairBlock* block) {
   const float per_temperature = static_cast<float>(1.0 / plan.temperature);
   for (int64_t r = 0; r < block->count; ++r) {
     const BFloat16* row = static_cast<const BFloat16*>(plan.queries) + (block->first + r) * plan.query_stride;
-    BFloat16Pair* pairs = block->queries + r * (plan.dim_stride / 2);
-    if (dim % 2 != 0) pairs[dim / 2].bits = 0;
+    BFloat16Pair* pairs = block->queries + r * plan.pairs.stride;
+    for (int64_t p = dim / 2; p < DepthOfScores(plan); ++p) pairs[p].bits = 0;
     __builtin_memcpy(pairs, row, static_cast<size_t>(dim) * sizeof(BFloat16));
     const float inverse = block->inverse[r];
     block->row_scale[r] = (inverse < 0.0f ? -inverse : inverse) * per_temperature;
@@ -57,11 +67,16 @@ FASTNEG_INLINE Vec<float> ColumnScales(const InBatchPlan& plan, int64_t first) {
 
 FASTNEG_NOINLINE inline void ScoreInBatch(const InBatchPlan& plan, PairBlock* block, int64_t panel) {
   constexpr int64_t kWidth = kWidthOfPanel<float>;
-  const int64_t vecs = VecsOfPanel<float>(plan.num_candidates, panel), pairs = (plan.embedding_dim + 1) / 2;
-  const auto* columns = static_cast<const BFloat16Pair*>(plan.panels) + panel * pairs * kWidth;
+  constexpr int64_t kTile = kWidthOfTile<float>;
+  const int64_t vecs = VecsOfPanel<float>(plan.num_candidates, panel), depth = DepthOfScores(plan);
+  const auto* columns = static_cast<const BFloat16Pair*>(plan.panels) + panel * depth * kWidth;
   float* scores = block->Panel(panel);
-  const float* none = nullptr;
-  MultiplyByPanel<BFloat16Pair>(block->queries, plan.dim_stride / 2, columns, pairs, block->count, vecs, none, scores);
+  for (int64_t v = 0; v < vecs; v += kTileVecs) {
+    const Factors<BFloat16Pair> factors{
+        block->queries, plan.pairs.stride, 1, columns + v * kLanes<float> * depth, kTile, depth};
+    const int64_t vecs_of_tile = vecs - v < kTileVecs ? vecs - v : kTileVecs;
+    MultiplyPairs<Write::kSet>(factors, block->count, vecs_of_tile, scores + v * kLanes<float>, kWidth);
+  }
   const float* offsets = static_cast<const float*>(plan.offsets) + panel * kWidth;
   for (int64_t r = 0; r < block->count; ++r) {
     const Vec<float> row_scale = Broadcast(block->row_scale[r]);
@@ -78,26 +93,33 @@ FASTNEG_NOINLINE inline void ScoreInBatch(const InBatchPlan& plan, PairBlock* bl
 // One panel's exponentials to coefficients in both layouts.
 FASTNEG_INLINE void RoundCoefficients(const InBatchPlan& plan, const PairBlock& block, int64_t panel) {
   constexpr int64_t kWidth = kWidthOfPanel<float>;
-  const int64_t vecs = VecsOfPanel<float>(plan.num_candidates, panel);
+  const int64_t vecs = VecsOfPanel<float>(plan.num_candidates, panel), pairs = DepthOfBlock(block.count);
   const float* values = block.Panel(panel);
-  BFloat16Pair* kept = block.Coefficients(plan, panel);
-  for (int64_t r = 0; r < block.count; r += 2) {
-    const bool has_second = r + 1 < block.count;
-    ForPanelVecs(vecs, [&](int64_t v) FASTNEG_LAMBDA_INLINE {
+  for (int64_t begin = 0; begin < pairs; begin += kLanes<float>) {
+    for (int64_t v = 0; v < vecs; ++v) {
       const int64_t column = v * kLanes<float>;
-      Vec<float> first = Load(values + r * kWidth + column);
-      Vec<float> second = has_second ? Load(values + (r + 1) * kWidth + column) : Zero<float>();
-      HalfBits halves[2] = {ToBFloat16(first), ToBFloat16(second)};
-      StorePairs(kept + r / 2 * kWidth + column, Interleaved(halves[0], halves[1]));
-      if (plan.normalize) {
-        const Vec<float> scale = ColumnScales(plan, panel * kWidth + column);
-        halves[0] = ToBFloat16(first * scale);
-        halves[1] = ToBFloat16(second * scale);
+      Vec<float> scale{};
+      if (plan.normalize) scale = ColumnScales(plan, panel * kWidth + column);
+      Vec<float> square[kLanes<float>];
+#pragma GCC unroll 16
+      for (int64_t l = 0; l < kLanes<float>; ++l) {
+        HalfBits halves[2] = {};
+        for (int64_t half = 0; half < 2; ++half) {
+          const int64_t r = 2 * (begin + l) + half;
+          if (r >= block.count) break;
+          const Vec<float> value = Load(values + r * kWidth + column);
+          halves[half] = ToBFloat16(value);
+          const HalfBits scaled = plan.normalize ? ToBFloat16(value * scale) : halves[half];
+          __builtin_memcpy(block.panel + r * kWidth + column, &scaled, sizeof(scaled));
+        }
+        square[l] = reinterpret_cast<Vec<float>>(Interleaved(halves[0], halves[1]));
       }
-      BFloat16* rows = block.panel + r * kWidth + column;
-      __builtin_memcpy(rows, &halves[0], sizeof(HalfBits));
-      __builtin_memcpy(rows + kWidth, &halves[1], sizeof(HalfBits));
-    });
+      Transpose<float>(square);
+      BFloat16Pair* kept = block.Coefficients(plan, panel * kWidth + column) + begin;
+      for (int64_t l = 0; l < kLanes<float>; ++l) {
+        StorePairs(kept + l * plan.pairs.block_pairs, reinterpret_cast<PairVec>(square[l]));
+      }
+    }
   }
 }
 
@@ -110,9 +132,9 @@ FASTNEG_NOINLINE inline void AddQueryGrads(const InBatchPlan& plan, const PairBl
   const auto* rows = static_cast<const BFloat16Pair*>(plan.pairs.rows) + panel * (kWidth / 2) * plan.dim_stride;
   const Factors<BFloat16Pair> factors{coefficients, kWidth / 2, 1, rows, plan.dim_stride, (count + 1) / 2};
   if (panel == 0) {
-    MultiplyMatrix<BFloat16Pair, Write::kSet>(factors, block.count, vecs, block.grads, plan.dim_stride);
+    MultiplyPairs<Write::kSet>(factors, block.count, vecs, block.grads, plan.dim_stride);
   } else {
-    MultiplyMatrix<BFloat16Pair, Write::kAdd>(factors, block.count, vecs, block.grads, plan.dim_stride);
+    MultiplyPairs<Write::kAdd>(factors, block.count, vecs, block.grads, plan.dim_stride);
   }
 }
 
@@ -122,33 +144,33 @@ FASTNEG_INLINE void SetHalf(BFloat16Pair* pair, int64_t half, uint32_t bits) {
 }
 
 FASTNEG_INLINE void SetCoefficient(const InBatchPlan& plan, const PairBlock& block, int64_t r, int64_t j, float value) {
-  constexpr int64_t kWidth = kWidthOfPanel<float>;
-  BFloat16Pair* row = block.Coefficients(plan, j / kWidth) + r / 2 * kWidth;
-  SetHalf(row + j % kWidth, r % 2, ToBFloat16(value));
+  SetHalf(block.Coefficients(plan, j) + r / 2, r % 2, ToBFloat16(value));
 }
 
 FASTNEG_INLINE void ClearCoefficients(const InBatchPlan& plan, const PairBlock& block, int64_t r) {
-  constexpr int64_t kWidth = kWidthOfPanel<float>;
-  for (int64_t panel = 0; panel < plan.num_panels; ++panel) {
-    BFloat16Pair* row = block.Coefficients(plan, panel) + r / 2 * kWidth;
-    for (int64_t s = 0; s < kWidth; ++s) SetHalf(row + s, r % 2, 0);
-  }
+  for (int64_t j = 0; j < plan.num_candidates; ++j) SetHalf(block.Coefficients(plan, j) + r / 2, r % 2, 0);
 }
 
 FASTNEG_INLINE void FinishInputs(const InBatchPlan& plan, const PairBlock& block) {
-  for (int64_t r = 0; r < block.count; r += 2) {
+  for (int64_t r = 0; r < 2 * DepthOfBlock(block.count); r += 2) {
     const float* input = block.inputs + r * plan.dim_stride;
     for (int64_t d = 0; d < plan.embedding_dim; d += kLanes<float>) {
-      const Vec<float> first = Load(input + d);
+      const Vec<float> first = r < block.count ? Load(input + d) : Zero<float>();
       const Vec<float> second = r + 1 < block.count ? Load(input + plan.dim_stride + d) : Zero<float>();
       StorePairs(block.scaled + r / 2 * plan.dim_stride + d, Interleaved(ToBFloat16(first), ToBFloat16(second)));
     }
   }
 }
 
+inline void ScorePairBlock(void* context, int64_t index) {
+  const MatrixRegisters registers;
+  ScoreInBatchBlock<PairBlock>(context, index);
+}
+
 // As InBatchCandidateGrads.
 inline void PairCandidateGrads(void* context, int64_t index) {
   const FlushDenormals flush;
+  const MatrixRegisters registers;
   const InBatchPlan& plan = *static_cast<const InBatchPlan*>(context);
   constexpr int64_t kWidth = kWidthOfPanel<float>;
   const PanelOfRound part(plan, index);
@@ -157,12 +179,16 @@ inline void PairCandidateGrads(void* context, int64_t index) {
   float* grads = static_cast<float*>(plan.grad_rows) + part.panel * kWidth * plan.grad_stride;
   for (int64_t b = part.begin; b < part.end; ++b) {
     const PairBlock block(plan, b);
-    const Factors<BFloat16Pair> factors{
-        block.Coefficients(plan, part.panel), 1, kWidth, block.scaled, plan.dim_stride, (block.count + 1) / 2};
+    const Factors<BFloat16Pair> factors{block.Coefficients(plan, part.panel * kWidth),
+                                        plan.pairs.block_pairs,
+                                        1,
+                                        block.scaled,
+                                        plan.dim_stride,
+                                        DepthOfBlock(block.count)};
     if (b == 0) {
-      MultiplyMatrix<BFloat16Pair, Write::kSet>(factors, count, vecs, grads, plan.grad_stride);
+      MultiplyPairs<Write::kSet>(factors, count, vecs, grads, plan.grad_stride);
     } else {
-      MultiplyMatrix<BFloat16Pair, Write::kAdd>(factors, count, vecs, grads, plan.grad_stride);
+      MultiplyPairs<Write::kAdd>(factors, count, vecs, grads, plan.grad_stride);
     }
   }
 }
@@ -170,7 +196,7 @@ inline void PairCandidateGrads(void* context, int64_t index) {
 // A vector of pairs from a row's dimension `d` on, zeros behind its end; null is a row of zeros.
 FASTNEG_INLINE Vec<float> LoadRowPairs(const BFloat16* row, int64_t d, int64_t dim) {
   PairVec pairs{};
-  if (row != nullptr) {
+  if (row != nullptr && d < dim) {
     const int64_t left = dim - d < 2 * kLanes<float> ? dim - d : 2 * kLanes<float>;
     __builtin_memcpy(&pairs, row + d, static_cast<size_t>(left) * sizeof(BFloat16));
   }
@@ -182,7 +208,7 @@ inline void PackPairs(void* context, int64_t panel) {
   PackInBatch<float, /*kColumns=*/false>(context, panel);
   const InBatchPlan& plan = *static_cast<const InBatchPlan*>(context);
   constexpr int64_t kWidth = kWidthOfPanel<float>, kTile = kWidthOfTile<float>;
-  const int64_t first = panel * kWidth, dim = plan.embedding_dim, num_pairs = (dim + 1) / 2;
+  const int64_t first = panel * kWidth, dim = plan.embedding_dim, num_pairs = DepthOfScores(plan);
   const auto source = [&](int64_t j) FASTNEG_LAMBDA_INLINE -> const BFloat16* {
     if (j >= plan.num_candidates || !IsUsed(plan, j)) return nullptr;
     return static_cast<const BFloat16*>(plan.candidates) + j * plan.candidate_stride;

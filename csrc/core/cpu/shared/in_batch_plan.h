@@ -18,12 +18,14 @@ namespace fastneg::cpu {
 
 // What products of pairs of bfloat16 take (in_batch_pairs.h); all null for others. 4 bytes a pair.
 struct InBatchPairs {
-  void* rows = nullptr;  // [padded / 2, dim_stride] pairs of candidates.
+  int64_t stride = 0;       // Pairs of dimensions from query to query.
+  int64_t block_pairs = 0;  // Pairs of rows that a block has room for.
+  void* rows = nullptr;     // [padded / 2, dim_stride] pairs of candidates.
   // Slots:
-  void* queries = nullptr;       // [block_rows, dim_stride / 2] pairs of dimensions.
-  void* scaled = nullptr;        // [block_rows / 2, dim_stride] pairs of rows.
+  void* queries = nullptr;       // [block_rows, stride] pairs of dimensions.
+  void* scaled = nullptr;        // [block_pairs, dim_stride] pairs of rows.
   void* panel = nullptr;         // [block_rows, panel_width / 2] pairs of candidates.
-  void* coefficients = nullptr;  // [num_panels, block_rows / 2, panel_width] pairs of rows.
+  void* coefficients = nullptr;  // [padded, block_pairs] pairs of rows.
 };
 
 struct InBatchPlan {

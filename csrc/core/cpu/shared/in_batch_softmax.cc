@@ -75,8 +75,10 @@ InBatchPlan LayOut(const InBatchSoftmaxArgs& args, const cpu::InBatchKernels& ke
   const int64_t slot_rows = plan.blocks_per_round * plan.block_rows;
   if (grads) {
     plan.block_grads = workspace->Take(slot_rows, plan.dim_stride, bytes);
-    // Gradients of rows that are the candidates' own are added up where they are wanted.
-    const bool in_place = !args.normalize && args.embedding_dim % (kLineBytes / element) == 0;
+    // Gradients of rows that are the candidates' own are added up where they are wanted, if whole tiles of them are.
+    const int64_t line = kLineBytes / element;
+    const bool in_place =
+        !args.normalize && args.embedding_dim % line == 0 && (!pairs || args.num_candidates % line == 0);
     plan.grad_rows = in_place ? args.grad_candidates : workspace->Take(padded, plan.dim_stride, bytes);
     plan.grad_stride = in_place ? args.embedding_dim : plan.dim_stride;
   }

@@ -17,6 +17,7 @@ struct SharedKernels {
 
 // What takes the place of the passes of these names where bfloat16 is multiplied in pairs.
 struct InBatchPairKernels {
+  bool in_matrix_registers;  // Which a process has to ask for: runtime/matrix_registers.h.
   void (*pack)(void* plan, int64_t panel);
   void (*score_block)(void* plan, int64_t block);
   void (*candidate_grads)(void* plan, int64_t index);

@@ -1,5 +1,7 @@
 #include "core/cpu/shared/uses_pairs.h"
 
+#include "core/cpu/runtime/matrix_registers.h"
+
 namespace fastneg::cpu {
 namespace {
 
@@ -27,7 +29,8 @@ bool MayUsePairs(const InBatchSoftmaxArgs& args, const InBatchKernels& kernels) 
   // Re-weighting compares scores with the positives', to the bit; the others need coefficients more than once.
   const bool reweights = args.t != 1 || args.grad_scalars != nullptr;
   const bool transforms = args.label_smoothing != 0 || args.negative_weight == 0;
-  return !reweights && !transforms && !args.bidirectional && args.num_hard_negatives == 0;
+  if (reweights || transforms || args.bidirectional || args.num_hard_negatives != 0) return false;
+  return !kernels.pairs->in_matrix_registers || AcquireMatrixRegisters();
 }
 
 bool AreFinite(const InBatchSoftmaxArgs& args) {
