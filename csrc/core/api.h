@@ -431,8 +431,9 @@ size_t PositiveRanksWorkspaceBytes(const PositiveRanksArgs& args);
 Status PositiveRanks(const PositiveRanksArgs& args);
 int WorthwhileThreads(const PositiveRanksArgs& args, int num_threads);
 
-// Instruction sets this build holds kernels for and this machine can run, weakest first, null-terminated:
-// "baseline", "x86-64-v3", "x86-64-v4".
+// Instruction sets this build holds kernels for and this machine can run, null-terminated; the last one is what it uses
+// unless told otherwise: "baseline", "x86-64-v3", "x86-64-v4", and the latter with products of bfloat16,
+// "x86-64-v4-bf16" and "x86-64-v4-amx".
 const char* const* AvailableIsas();
 
 // The instruction set in use: the strongest available one, or the one that FASTNEG_ISA names.

@@ -94,28 +94,30 @@ FASTNEG_NOINLINE inline void ScoreInBatch(const InBatchPlan& plan, PairBlock* bl
 FASTNEG_INLINE void RoundCoefficients(const InBatchPlan& plan, const PairBlock& block, int64_t panel) {
   constexpr int64_t kWidth = kWidthOfPanel<float>;
   const int64_t vecs = VecsOfPanel<float>(plan.num_candidates, panel), pairs = DepthOfBlock(block.count);
-  const float* values = block.Panel(panel);
   for (int64_t begin = 0; begin < pairs; begin += kLanes<float>) {
     for (int64_t v = 0; v < vecs; ++v) {
       const int64_t column = v * kLanes<float>;
       Vec<float> scale{};
       if (plan.normalize) scale = ColumnScales(plan, panel * kWidth + column);
+      const float* values = block.Panel(panel) + column;
+      BFloat16* rows = block.panel + column;
+      const auto round = [&](int64_t r) FASTNEG_LAMBDA_INLINE -> HalfBits {
+        if (r >= block.count) return HalfBits{};
+        const Vec<float> value = Load(values + r * kWidth);
+        const HalfBits rounded = ToBFloat16(value);
+        const HalfBits scaled = plan.normalize ? ToBFloat16(value * scale) : rounded;
+        __builtin_memcpy(rows + r * kWidth, &scaled, sizeof(scaled));
+        return rounded;
+      };
       Vec<float> square[kLanes<float>];
 #pragma GCC unroll 16
       for (int64_t l = 0; l < kLanes<float>; ++l) {
-        HalfBits halves[2] = {};
-        for (int64_t half = 0; half < 2; ++half) {
-          const int64_t r = 2 * (begin + l) + half;
-          if (r >= block.count) break;
-          const Vec<float> value = Load(values + r * kWidth + column);
-          halves[half] = ToBFloat16(value);
-          const HalfBits scaled = plan.normalize ? ToBFloat16(value * scale) : halves[half];
-          __builtin_memcpy(block.panel + r * kWidth + column, &scaled, sizeof(scaled));
-        }
-        square[l] = reinterpret_cast<Vec<float>>(Interleaved(halves[0], halves[1]));
+        const HalfBits even = round(2 * (begin + l)), odd = round(2 * (begin + l) + 1);
+        square[l] = reinterpret_cast<Vec<float>>(Interleaved(even, odd));
       }
       Transpose<float>(square);
       BFloat16Pair* kept = block.Coefficients(plan, panel * kWidth + column) + begin;
+#pragma GCC unroll 16
       for (int64_t l = 0; l < kLanes<float>; ++l) {
         StorePairs(kept + l * plan.pairs.block_pairs, reinterpret_cast<PairVec>(square[l]));
       }
