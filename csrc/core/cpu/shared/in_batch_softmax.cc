@@ -274,8 +274,8 @@ Status InBatchSoftmax(const InBatchSoftmaxArgs& args) {
   InBatchPlan plan = LayOut(args, kernels, pairs, &layout, &workspace);
   if (workspace.overflow()) return Status::kInvalidSize;
   if (args.workspace == nullptr || args.workspace_bytes < workspace.used()) return Status::kWorkspaceTooSmall;
-  // Smaller buffers come from memory that the process has used before: asking would cost more than it brings.
-  constexpr size_t kLarge = 8 << 20;
+  // What is smaller has no huge page of its own.
+  constexpr size_t kLarge = 2 << 20;
   const size_t row_bytes = static_cast<size_t>(args.embedding_dim) * ComputeBytes(args.dtype);
   const size_t query_bytes = static_cast<size_t>(args.batch_size) * row_bytes;
   const size_t candidate_bytes = static_cast<size_t>(args.num_candidates) * row_bytes;
