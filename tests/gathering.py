@@ -156,8 +156,8 @@ def queue(strategy: tf.distribute.Strategy) -> None:
                 tf.distribute.get_replica_context().replica_id_in_sync_group, tf.float64
             )
             candidates = fastneg.distribute.gather_candidates(tf.fill([2, WIDTH], replica + 1))
-            positives = candidates.pop("positives")
-            return layer(**candidates, training=True)["candidate_embeddings"], positives
+            queued = layer(**candidates, training=True)
+            return queued["candidate_embeddings"], queued["positives"]
 
         return strategy.run(on_replica)
 

@@ -166,6 +166,10 @@ def test_bad_input() -> None:
         CandidateQueue(4)(tf.constant(rows, tf.float64))
     queue = CandidateQueue(4)
     queue(rows, candidate_ids=[1, 2, 3, 4], training=True)
+    with pytest.raises(
+        ValueError, match=r"must have shape \[batch_size, 3\], as in the first call"
+    ):
+        queue(np.zeros([4, 5], np.float32), np.arange(4))
     with pytest.raises(ValueError, match="`candidate_ids` must be given, as in the first call"):
         queue(rows)
     with pytest.raises(ValueError, match="`candidate_sampling_probability` must be None, as in"):

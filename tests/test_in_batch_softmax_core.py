@@ -74,6 +74,55 @@ def test_instruction_sets(isa: str, dtype: str, variant: str) -> None:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_trained_temperature(isa: str, dtype: str, variant: str) -> None:
+    """Without the gradient of t, 0 stands in its place where t is 1, and the others stay."""
+    problem = in_batch_problems.variant(
+        variant, in_batch_problems.make(131, 301, 66, dtype), "mean"
+    )
+    exact = _truth(problem)
+    multiplies = dtype == "bfloat16" and isa.endswith(("bf16", "amx"))
+    result = _run(problem, t_gradient=False)
+    of_t = result["grad_scalars"][2]
+    if problem.options.get("t", 1.0) == 1.0:
+        assert of_t == 0
+        result["grad_scalars"][2] = exact.grad_t
+    _assert_close(result, exact, 4e-5, 1e-2 if multiplies else None)
+
+
+def test_scratch_with_many_threads() -> None:
+    """No number of threads makes it a matrix of all scores, which would take 1 GiB here."""
+    made = in_batch_problems.make(4096, 65536, 2)
+    result = _core.in_batch_softmax(made.query, made.candidate, num_threads=64)
+    assert result["workspace_bytes"] < 300 << 20
+
+
+def test_bfloat16_is_as_close_as_its_composition() -> None:
+    """Against the same in TensorFlow with a product of matrices in bfloat16."""
+    tf = pytest.importorskip("tensorflow")
+    for temperature in (1.0, 0.1):
+        made = in_batch_problems.make(256, 512, 64, "bfloat16")
+        problem = made.with_options(temperature=temperature, normalize=temperature != 1)
+        exact = _truth(problem)
+        query, candidate = tf.constant(problem.query), tf.constant(problem.candidate)
+        with tf.GradientTape() as tape:
+            tape.watch([query, candidate])
+            rows = [query, candidate]
+            if problem.options["normalize"]:
+                rows = [tf.math.l2_normalize(x, axis=1) for x in rows]
+            scores = tf.cast(tf.matmul(*rows, transpose_b=True), tf.float32) / temperature
+            losses = tf.nn.sparse_softmax_cross_entropy_with_logits(tf.range(256), scores)
+            loss = tf.reduce_mean(losses)
+        composed = tape.gradient(loss, [query, candidate])
+        result = _run(problem, scalar_gradients=False)
+        assert abs(result["loss"] - exact.loss) <= abs(float(loss) - exact.loss) + 1e-5
+        for name, gradient in zip(("grad_query", "grad_candidate"), composed, strict=True):
+            expected = getattr(exact, name)
+            own = np.linalg.norm(result[name] - expected)
+            assert own <= 2 * np.linalg.norm(np.asarray(gradient, np.float64) - expected), name
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("shape", [(128, 256, 3), (131, 301, 66), (300, 1100, 700)])
 def test_bfloat16(isa: str, shape: tuple[int, int, int], variant: str) -> None:
     """Sizes from which on bfloat16 is multiplied as such where the machine can.

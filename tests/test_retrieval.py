@@ -302,6 +302,11 @@ def test_bad_input() -> None:
 
     with pytest.raises(ValueError, match=r"`loss` must be None: .* matrix"):
         Retrieval(loss=loss)
+    with pytest.raises(ValueError, match=r"`loss` must be None: .* matrix"):
+        Retrieval(keras.losses.CategoricalCrossentropy())  # The first argument of TFRS.
+    task = Retrieval(metrics=FactorizedTopK(np.zeros([20, 3], np.float32), ks=[1]))
+    with pytest.raises(ValueError, match=r"`candidate_ids` must have shape \[3\]. Received: \[2\]"):
+        task(*EXTRA, candidate_ids=[1, 2])
     with pytest.raises(ValueError, match="`temperature` must be a number"):
         Retrieval(temperature=tf.Variable(1.0))
     for name in ("batch_metrics", "loss_metrics"):

@@ -400,6 +400,7 @@ struct InBatchSoftmaxArgs : InBatchScoresArgs {
   bool positive_in_softmax = true;
   double negative_weight = 1.0;  // 1 where the positive is in the softmax.
   bool bidirectional = false;    // Not with positives, num_hard_negatives or the refined correction.
+  bool t_is_trained = true;      // Else grad_scalars has 0 for t = 1, and nothing looks for hard negatives.
   Reduction reduction = Reduction::kMean;
 
   void* loss = nullptr;  // [compute], one value, or [B] with kNone. Required.

@@ -39,6 +39,7 @@ struct InBatchSoftmaxKernel {
   int64_t num_hard_negatives = 0;
   bool with_grad = false;
   bool with_scalar_grad = false;
+  bool with_t_grad = true;  // Among them.
   bool has_weights = false;
   bool has_sampling_probability = false;
   bool has_positives = false;
@@ -62,6 +63,7 @@ std::vector<Attribute> InBatchSoftmaxKernel::Attributes() {
       MemberAttribute<&Kernel::num_hard_negatives>("num_hard_negatives", AttributeKind::kNumber),
       MemberAttribute<&Kernel::with_grad>("with_grad", AttributeKind::kFlag),
       MemberAttribute<&Kernel::with_scalar_grad>("with_scalar_grad", AttributeKind::kFlag),
+      MemberAttribute<&Kernel::with_t_grad>("with_t_grad", AttributeKind::kFlag, 1),
       MemberAttribute<&Kernel::has_weights>("num_weights", AttributeKind::kPresence),
       MemberAttribute<&Kernel::has_sampling_probability>("num_sampling_probabilities", AttributeKind::kPresence),
       MemberAttribute<&Kernel::has_positives>("num_positives", AttributeKind::kPresence),
@@ -145,6 +147,7 @@ void FillArguments(const InBatchSoftmaxKernel& kernel, const Inputs& inputs, InB
   args->refined = kernel.refined;
   args->positive_in_softmax = kernel.positive_in_softmax;
   args->bidirectional = kernel.bidirectional;
+  args->t_is_trained = kernel.with_t_grad;
   args->reduction = kernel.per_row ? Reduction::kNone : kernel.averages ? Reduction::kMean : Reduction::kSum;
 }
 

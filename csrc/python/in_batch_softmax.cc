@@ -103,7 +103,7 @@ py::dict PyInBatchSoftmax(const py::array& query_embeddings, const py::array& ca
                           const OptionalObject& score_mask, std::optional<int64_t> num_hard_negatives,
                           double label_smoothing, const std::string& correction, bool positive_in_softmax,
                           double negative_weight, bool bidirectional, const std::string& reduction, bool gradients,
-                          bool scalar_gradients, int num_threads) {
+                          bool scalar_gradients, bool t_gradient, int num_threads) {
   InBatchSoftmaxArgs args;
   const ScoreArrays arrays(query_embeddings, candidate_embeddings, normalize, positives, candidate_ids, candidate_mask,
                            score_mask, &args);
@@ -137,6 +137,7 @@ py::dict PyInBatchSoftmax(const py::array& query_embeddings, const py::array& ca
     args.grad_candidates = add("grad_candidate", {c, d});
     if (sample_weight) args.grad_weights = add("grad_weight", {b});
     if (scalar_gradients) args.grad_scalars = add("grad_scalars", {3});
+    args.t_is_trained = t_gradient;
   }
   RunInBatch(&InBatchSoftmaxWorkspaceBytes, &InBatchSoftmax, num_threads, &args);
   result["workspace_bytes"] = args.workspace_bytes;
@@ -166,9 +167,9 @@ void DefineInBatchSoftmax(py::module_& m) {
         py::arg("num_hard_negatives") = py::none(), py::arg("label_smoothing") = 0.0,
         py::arg("correction") = "standard", py::arg("positive_in_softmax") = true, py::arg("negative_weight") = 1.0,
         py::arg("bidirectional") = false, py::arg("reduction") = "mean", py::arg("gradients") = true,
-        py::arg("scalar_gradients") = false, py::arg("num_threads") = 0,
+        py::arg("scalar_gradients") = false, py::arg("t_gradient") = true, py::arg("num_threads") = 0,
         "in_batch_softmax_loss on arrays: a dict of loss and, where asked for, grad_query, grad_candidate, grad_weight "
-        "and grad_scalars (temperature, margin, t).");
+        "and grad_scalars (temperature, margin, t; without t_gradient 0 for t = 1).");
   m.def("positive_ranks", &PyPositiveRanks, py::arg("query_embeddings"), py::arg("candidate_embeddings"), py::kw_only(),
         py::arg("positives") = py::none(), py::arg("normalize") = false, py::arg("candidate_ids") = py::none(),
         py::arg("candidate_mask") = py::none(), py::arg("score_mask") = py::none(), py::arg("num_threads") = 0,

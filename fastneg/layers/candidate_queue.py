@@ -41,13 +41,15 @@ class CandidateQueue(LossLayer):
         candidate_embeddings: [B, D], in the compute dtype of the layer.
         candidate_ids: [B] integers; in every call or in none.
         candidate_sampling_probability: [B]; in every call or in none. Kept as float32.
+        positives: The rows' own candidates, passed on as they are: those of the batch keep their
+            places, in front.
         training: Whether the batch enters the queue. In `fit` it does, in `evaluate` and `predict`
             it does not; elsewhere it has to be said.
 
     Returns:
         A dictionary: `candidate_embeddings` [B + capacity, D], `candidate_mask` [B + capacity],
         and, where they were given, `candidate_ids`, int64, and `candidate_sampling_probability`,
-        float32, both [B + capacity].
+        float32, both [B + capacity], and `positives`.
 
     Raises:
         ValueError: An argument or a static shape is wrong, or other arguments are given than in the
@@ -89,6 +91,7 @@ class CandidateQueue(LossLayer):
         candidate_embeddings_shape: Any,
         candidate_ids_shape: Any = None,
         candidate_sampling_probability_shape: Any = None,
+        positives_shape: Any = None,
     ) -> None:
         """Makes room for the candidates."""
         if len(candidate_embeddings_shape) != 2 or candidate_embeddings_shape[1] is None:
@@ -135,6 +138,7 @@ class CandidateQueue(LossLayer):
         candidate_ids: Any = None,
         candidate_sampling_probability: Any = None,
         training: bool | None = None,
+        positives: Any = None,
     ) -> dict[str, tf.Tensor]:
         """Returns the candidates of the batch and of the queue, and moves the queue on."""
         batch = self._batch(candidate_embeddings, candidate_ids, candidate_sampling_probability)
@@ -149,11 +153,19 @@ class CandidateQueue(LossLayer):
             for name, values in candidates.items():
                 queue[name].assign(tf.stop_gradient(values[: self.capacity]))
             self.filled.assign(tf.cast(tf.minimum(filled + size, self.capacity), tf.int64))
+        if positives is not None:
+            candidates["positives"] = validation.integer_ids("positives", positives)
         return {**candidates, "candidate_mask": mask}
 
     def _batch(self, embeddings: Any, ids: Any, probability: Any) -> dict[str, tf.Tensor]:
         """Checks what was given, and returns it by name."""
         embeddings = validation.embeddings("candidate_embeddings", embeddings)
+        width = self.embeddings.shape[1]
+        if not embeddings.shape.is_compatible_with([None, width]):
+            raise ValueError(
+                f"`candidate_embeddings` must have shape [batch_size, {width}], as in the first "
+                f"call. Received: {validation.shape_text(embeddings.shape)}."
+            )
         if embeddings.dtype != self.compute_dtype:
             raise ValueError(
                 "`candidate_embeddings` must have the compute dtype of the layer, "
@@ -198,6 +210,7 @@ class CandidateQueue(LossLayer):
         candidate_ids: Any = None,
         candidate_sampling_probability: Any = None,
         training: bool | None = None,
+        positives: Any = None,
     ) -> dict[str, keras.KerasTensor]:
         """Returns the candidates as symbols."""
         rows, width = candidate_embeddings.shape
@@ -207,4 +220,6 @@ class CandidateQueue(LossLayer):
             spec["candidate_ids"] = keras.KerasTensor((rows,), dtype="int64")
         if candidate_sampling_probability is not None:
             spec["candidate_sampling_probability"] = keras.KerasTensor((rows,), dtype="float32")
+        if positives is not None:
+            spec["positives"] = keras.KerasTensor(positives.shape, dtype="int64")
         return {**spec, "candidate_mask": keras.KerasTensor((rows,), dtype="bool")}

@@ -141,6 +141,8 @@ class Retrieval(LossLayer):
         **kwargs: Any,
     ) -> None:
         """Stores the options; all but the numbers are checked when the layer is called."""
+        if callable(temperature):  # TensorFlow Recommenders has its loss in this place.
+            loss = temperature
         if loss is not None:
             raise ValueError(
                 "`loss` must be None: another loss would need the scores of all queries and "
@@ -212,6 +214,9 @@ class Retrieval(LossLayer):
         candidate = validation.to_tensor(
             "candidate_embeddings", candidate_embeddings, dtype_hint=query.dtype
         )
+        if candidate_ids is not None:
+            candidate_ids = validation.to_tensor("candidate_ids", candidate_ids)
+            validation.per_row("candidate_ids", candidate_ids, candidate.shape[:1].as_list()[0])
         arguments = {
             "positives": positives,
             "sample_weight": 1.0 if sample_weight is None else sample_weight,
@@ -307,8 +312,4 @@ def _evaluates_candidates(metric: Any) -> bool:
 
 def _numbered(ids: Any) -> Any:
     """Makes numbers of ids that are strings, the same for the same string."""
-    ids = validation.to_tensor("candidate_ids", ids)
-    if ids.dtype != tf.string:
-        return ids
-    validation.per_row("candidate_ids", ids, None)
-    return tf.unique(ids).idx
+    return tf.unique(ids).idx if ids is not None and ids.dtype == tf.string else ids

@@ -29,6 +29,7 @@ _FLAGS = (
     "averages",
     "num_hard_negatives",
     "with_scalar_grad",
+    "with_t_grad",
 )
 
 
@@ -71,6 +72,7 @@ def in_batch_softmax(arguments: InBatchSoftmaxArguments) -> tf.Tensor:
         averages=arguments.reduction == "mean",
         num_hard_negatives=min(arguments.num_hard_negatives or _ALL_NEGATIVES, _ALL_NEGATIVES),
         with_scalar_grad=bool(scalar_places),
+        with_t_grad=isinstance(arguments.t, tf.Tensor),
     )
     loss.set_shape(static(rows(query)) if per_row else [])
     return loss

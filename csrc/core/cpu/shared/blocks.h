@@ -34,6 +34,8 @@ inline Blocks CutIntoBlocks(int64_t batch_size, int num_threads, const BlockByte
   // they would outgrow the larger bound and what the inputs take, unless a thread would have no block.
   constexpr int64_t kRoundBytes = 2 << 20, kBlocksPerThread = 2;
   constexpr double kMaxRoundBytes = 64 << 20;
+  // Nor beyond this, whatever the number of threads.
+  constexpr int64_t kMostRoundBytes = 256 << 20;
 
   Blocks blocks;
   // Fewer rows where the batch is too small to occupy several threads.
@@ -51,7 +53,7 @@ inline Blocks CutIntoBlocks(int64_t batch_size, int num_threads, const BlockByte
   // As many blocks for every thread.
   const int64_t even = std::max(std::min(wanted, allowed) / threads, int64_t{1}) * threads;
   const bool keeps_all = blocks.count * blocks.rows <= bytes.kept_scores / std::max(bytes.scores_of_row, int64_t{1});
-  blocks.per_round = keeps_all ? blocks.count : std::min(even, blocks.count);
+  blocks.per_round = keeps_all ? blocks.count : std::min({even, blocks.count, kMostRoundBytes / block_bytes});
   blocks.per_round = std::max(blocks.per_round, int64_t{1});
   return blocks;
 }

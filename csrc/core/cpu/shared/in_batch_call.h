@@ -21,6 +21,11 @@ double InBatchProducts(const InBatchScoresArgs& args);
 // num_threads, or 1 where handing work to other threads would take longer than it saves.
 int ThreadsForProducts(double products, int num_threads);
 
+// Whether scores of hard negatives are changed, or the gradient by t, which is theirs, is wanted.
+inline bool Reweights(const InBatchSoftmaxArgs& args) {
+  return args.t != 1 || (args.grad_scalars != nullptr && args.t_is_trained);
+}
+
 // The part of a plan that scores need: sizes, inputs, and arrays cut from a workspace.
 struct InBatchSlots {
   bool keeps_panels = false;  // Blocks keep the scores, or coefficients, of all candidates.

@@ -63,7 +63,7 @@ InBatchPlan LayOut(const InBatchSoftmaxArgs& args, const cpu::InBatchKernels& ke
   plan.negative_weight = args.negative_weight;
   plan.two_ways = args.bidirectional;
   plan.sparse = selects && args.num_hard_negatives <= args.num_candidates / kSparseShare;
-  plan.reweights = args.t != 1 || args.grad_scalars != nullptr;
+  plan.reweights = cpu::Reweights(args);
   plan.transforms = args.label_smoothing != 0 || args.negative_weight == 0;
   plan.counts = plan.transforms || args.refined;
   plan.scores_again = plan.num_blocks > plan.blocks_per_round || kept_scores == 0;

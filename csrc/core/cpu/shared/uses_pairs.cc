@@ -1,6 +1,7 @@
 #include "core/cpu/shared/uses_pairs.h"
 
 #include "core/cpu/runtime/matrix_registers.h"
+#include "core/cpu/shared/in_batch_call.h"
 
 namespace fastneg::cpu {
 namespace {
@@ -27,9 +28,8 @@ bool MayUsePairs(const InBatchSoftmaxArgs& args, const InBatchKernels& kernels) 
   if (kernels.pairs == nullptr || args.dtype != DType::kBFloat16 || args.embedding_dim == 0) return false;
   if (args.batch_size < kMinQueries || args.num_candidates < kMinCandidates) return false;
   // Re-weighting compares scores with the positives', to the bit; the others need coefficients more than once.
-  const bool reweights = args.t != 1 || args.grad_scalars != nullptr;
   const bool transforms = args.label_smoothing != 0 || args.negative_weight == 0;
-  if (reweights || transforms || args.bidirectional || args.num_hard_negatives != 0) return false;
+  if (Reweights(args) || transforms || args.bidirectional || args.num_hard_negatives != 0) return false;
   return !kernels.pairs->in_matrix_registers || AcquireMatrixRegisters();
 }
 
