@@ -7,8 +7,9 @@ TensorFlow. Builds the kernels, compares them with the float64 composition in Py
 gradients, the same bits again, the same from a CUDA graph) and does the same through XLA's handler
 of custom calls, from JAX; runs the C++ test under compute-sanitizer; then times a loss with its
 gradients beside PyTorch, torch.compile and JAX. Writes a log, a table and all samples to
-`benchmarks/results/`; the tables come last. Exit status: 0 if all holds, 1 if something does not, 2
-if the machine lacks something.
+`benchmarks/results/`; the tables come last. After `--seconds` nothing new is timed and no tool of
+compute-sanitizer goes on. Exit status: 0 if all holds, 1 if something does not, 2 if the machine
+lacks something.
 """
 
 import argparse
@@ -44,6 +45,7 @@ def main() -> int:
     import torch
 
     begin = time.perf_counter()
+    deadline = begin + options.seconds
     device = torch.device("cpu" if rehearsal else "cuda")
     facts: dict[str, Any] = {"gpu": "none: a rehearsal"} if rehearsal else machine.describe()
     name = options.name or re.sub(r"\W+", "-", facts["gpu"].lower()).strip("-")
@@ -71,10 +73,9 @@ def main() -> int:
         sections.append(text)
         holds &= fine
     if "sanitizer" in options.only and program is not None:
-        text, fine = _sanitizer(program, log, options.tool_seconds)
+        text, fine = _sanitizer(program, log, options.tool_seconds, deadline)
         sections.append(text)
         holds &= fine
-    deadline = begin + options.seconds
     if "times" in options.only:
         text, samples = _times(kernels, variants, device, log, options.workload_seconds, deadline)
         sections.append(text)
@@ -146,11 +147,11 @@ def _report(title: str, findings: list[Any], log: report.Log) -> tuple[str, bool
     return text, not wrong
 
 
-def _sanitizer(program: Path, log: report.Log, seconds: float) -> tuple[str, bool]:
+def _sanitizer(program: Path, log: report.Log, seconds: float, deadline: float) -> tuple[str, bool]:
     from gpu import sanitizer
 
     outcomes = []
-    for tool, outcome in sanitizer.check(program, log, seconds=seconds):
+    for tool, outcome in sanitizer.check(program, log, seconds=seconds, deadline=deadline):
         log.line(f"C++ test, {tool}: {outcome}")
         outcomes.append((tool, outcome))
     text = report.table(("C++ test", "outcome"), outcomes)
@@ -221,10 +222,20 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results")
     parser.add_argument("--build", type=Path, default=machine.ROOT / "build" / "gpu_proof")
     parser.add_argument("--only", nargs="+", choices=PHASES, default=PHASES)
-    parser.add_argument("--tool-seconds", type=float, default=90, help="for a sanitizer's tool")
-    parser.add_argument("--workload-seconds", type=float, default=8, help="for timing a workload")
     parser.add_argument(
-        "--seconds", type=float, default=3600, help="after which no workload's timing begins"
+        "--tool-seconds",
+        type=float,
+        default=40,
+        help="for a sanitizer's tool (%(default)s); one that needs more has not passed",
+    )
+    parser.add_argument(
+        "--workload-seconds", type=float, default=8, help="for timing a workload (%(default)s)"
+    )
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=330,
+        help="after which no workload's timing begins, no sanitizer's tool goes on (%(default)s)",
     )
     parser.add_argument(
         "--rehearse",

@@ -7,8 +7,8 @@ Needs a TensorFlow that sees a GPU, and fastneg with its operations on GPUs
 each loss with its gradients on the GPU beside plain TensorFlow, as a graph and through XLA, every
 result compared with float64 first; and trains the two-tower example. `gpu_proof.py` proves the
 kernels by themselves, and needs no TensorFlow. Writes a log, tables and all samples to
-`benchmarks/results/`. Exit status: 0 if all holds, 1 if something does not, 2 if the machine lacks
-something.
+`benchmarks/results/`. After `--seconds` nothing more is timed or trained. Exit status: 0 if all
+holds, 1 if something does not, 2 if the machine lacks something.
 """
 
 import argparse
@@ -53,6 +53,7 @@ def main() -> int:
         print(f"gpu_tensorflow cannot run here: {'; '.join(lacks)}.", file=sys.stderr)
         return 2
     begin = time.perf_counter()
+    deadline = begin + options.seconds
     facts = _describe()
     name = options.name or re.sub(r"\W+", "-", f"{facts['gpu'].lower()} tensorflow").strip("-")
     log = report.Log(options.output / f"{name}.log")
@@ -69,11 +70,13 @@ def main() -> int:
         log.line(sections[-1])
         holds &= passed
     if "times" in options.only:
-        boards = [_times(stem, options.rehearse, log) for stem in WORKLOADS]
+        boards = [_times(stem, options.rehearse, deadline, log) for stem in WORKLOADS]
         sections += [f"## {board.suite.title}\n\n{board.markdown()}" for board in boards]
         facts["times"] = [board.as_json() for board in boards]
         holds &= not any(cell.refused for board in boards for cell in board.cells.values())
-    if "training" in options.only:
+    if "training" in options.only and time.perf_counter() > deadline:
+        log.line("training: not run, there is no time left")
+    elif "training" in options.only:
         picture = options.output / f"{name}.png"
         command = [sys.executable, str(ROOT / "examples" / "two_tower.py")]
         command += [*(TINY_TRAINING if options.rehearse else TRAINING), "--output", str(picture)]
@@ -126,7 +129,7 @@ def _run(command: list[str], log: report.Log) -> tuple[str, bool]:
     return process.stdout.strip() or "no output", process.returncode == 0
 
 
-def _times(stem: str, quick: bool, log: report.Log) -> Board:
+def _times(stem: str, quick: bool, deadline: float, log: report.Log) -> Board:
     loss = suite.load_suite(stem)
     contenders = {
         contender.name: contender
@@ -139,6 +142,11 @@ def _times(stem: str, quick: bool, log: report.Log) -> Board:
     board = Board(loss, workloads, {name: one.kind for name, one in contenders.items()})
     timing = Timing(loss, contenders)
     for workload in workloads:
+        if time.perf_counter() > deadline:
+            for name in contenders:
+                board.cell(workload, name).problem = "there was no time left"
+            log.line(f"{stem} {workload.name}: not run, there is no time left")
+            continue
         runs = {}
         for name, contender in contenders.items():
             if not contender.is_meant_for(workload):
@@ -184,6 +192,12 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", choices=PHASES, default=PHASES)
     parser.add_argument(
         "--tests", type=Path, nargs="+", default=[ROOT / "tests" / "test_gpu.py"], metavar="PATH"
+    )
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=180,
+        help="after which no workload's timing and no training begins (%(default)s)",
     )
     parser.add_argument(
         "--rehearse",

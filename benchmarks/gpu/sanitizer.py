@@ -1,7 +1,9 @@
 """compute-sanitizer over the C++ test of the kernels."""
 
+import math
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,12 +11,18 @@ from typing import Any
 TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")
 
 
-def check(program: Path, log: Any, *, seconds: float) -> Iterator[tuple[str, str]]:
-    """Yields each tool and what came out; `seconds` is what a tool may take.
+def check(
+    program: Path, log: Any, *, seconds: float, deadline: float = math.inf
+) -> Iterator[tuple[str, str]]:
+    """Yields each tool and what came out; a tool may take `seconds`, all of them until `deadline`.
 
     The test runs by itself first: it also compares the kernels with the CPU core.
     """
-    yield "without a tool", _run([str(program)], log, seconds)
+
+    def allowed() -> float:
+        return max(0.0, min(seconds, deadline - time.perf_counter()))
+
+    yield "without a tool", _run([str(program)], log, allowed())
     command = shutil.which("compute-sanitizer") or shutil.which(
         "compute-sanitizer", path="/usr/local/cuda/bin:/usr/local/cuda/compute-sanitizer"
     )
@@ -23,7 +31,7 @@ def check(program: Path, log: Any, *, seconds: float) -> Iterator[tuple[str, str
             yield tool, "not run: there is no compute-sanitizer"
             continue
         options = ["--tool", tool, "--error-exitcode", "9"]
-        yield tool, _run([command, *options, str(program), "few"], log, seconds)
+        yield tool, _run([command, *options, str(program), "few"], log, allowed())
 
 
 def passed(outcome: str) -> bool:

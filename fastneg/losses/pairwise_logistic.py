@@ -38,7 +38,7 @@ def pairwise_loss(
     Args:
         labels: What the rows are ordered by: [B] or [B, 1], integer, floating point or bool. A row
             whose label is NaN is in no pair.
-        logits: The rows' scores, x: [B] or [B, 1], float16, bfloat16, float32 or float64.
+        logits: The rows' logits, x: [B] or [B, 1], float16, bfloat16, float32 or float64.
         session_ids: [B] or [B, 1] integers, in any order. Only rows of one session are paired. None
             for a single session. Floats that are whole numbers will do, if none can be the rounded
             form of another: float32 below 2**24, for instance.

@@ -92,7 +92,7 @@ def softmax_loss_with_negative_mining(
         tf.errors.InvalidArgumentError: A run-time shape is wrong, K is not less than a B known only
             then, a shift is 0 modulo B, or a float is no integer where there should be one. Kernels
             on a GPU and the composition inside XLA cannot raise for a shift, and nothing inside XLA
-            can for such a float: the loss is NaN there.
+            can for an id that is such a float: the loss is NaN there.
 
     Example:
         >>> users = tf.random.normal([8, 4], seed=1)

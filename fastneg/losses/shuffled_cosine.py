@@ -85,7 +85,8 @@ def negative_cosine_loss(
         tf.errors.InvalidArgumentError: A run-time shape is wrong, a tensor `t` is 0, a row of
             `permutations` is no permutation, or a float is no integer where there should be one.
             Kernels on a GPU cannot raise for permutations, nor the composition inside XLA for any
-            value, nor anything inside XLA for such a float: the loss is NaN there.
+            value, nor anything inside XLA for `t` or an id that is such a float: the loss is NaN
+            there.
 
     Example:
         >>> queries = tf.random.normal([8, 4], seed=1)
