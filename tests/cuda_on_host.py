@@ -111,6 +111,7 @@ class Kernels:
         weights: Any = None,
         grads: bool = True,
         in_place: bool = False,
+        narrow_grads: bool = False,
         scalars_on_device: bool = False,
         **options: float,
     ) -> dict[str, Any]:
@@ -126,6 +127,7 @@ class Kernels:
             pos_score=pos_score.ctypes.data,
             neg_scores=negatives.pointer,
             weights=None if weights is None else weights.ctypes.data,
+            narrow_grads=narrow_grads,
         )
         scalars = {"margin": 0.0, "t": 1.0, "smooth": 1.0, "threshold": 0.0, **options}
         _set_scalars(args, scalars, compute if scalars_on_device else None)
@@ -133,8 +135,9 @@ class Kernels:
         if weights is not None:
             results["grad_weights"] = _Guarded((num_rows,), compute)
         if grads:
-            results["grad_pos"] = _Guarded((num_rows,), compute)
-            results["grad_neg"] = negatives if in_place else _Guarded(neg_scores.shape, compute)
+            of_scores = neg_scores.dtype if narrow_grads else compute
+            results["grad_pos"] = _Guarded((num_rows,), of_scores)
+            results["grad_neg"] = negatives if in_place else _Guarded(neg_scores.shape, of_scores)
             results["grad_scalars"] = _Guarded((3,), compute)
         return self._run(args, results)
 

@@ -148,8 +148,8 @@ def check_sv_softmax(memory: HiddenMemory) -> None:
     scalars = {"smooth": 3.0, "margin": 0.1, "t": 1.2, "threshold": 0.05}
     inputs = [pos, neg, *map(np.float64, scalars.values()), weights]
     flags = {"with_grad": True, "with_scalar_grad": True, "num_weights": 1}
-    shapes = [(), (30,), (30, 9), (30,), (3,)]
-    results = memory.run("SvSoftmax", inputs, shapes, flags, np.float64)
+    shapes = [(), (30,), (30, 9), (30,), (3,), (0,), (0,)]
+    results = memory.run("SvSoftmax", inputs, shapes, flags, np.float64)[:5]
     truth = oracle_sv_softmax.sv_softmax(pos, neg, weights=weights, **scalars)
     scalar_grads = [truth.grad_smooth, truth.grad_margin, truth.grad_t]
     expected = [truth.loss, truth.grad_pos, truth.grad_neg, truth.grad_weights, scalar_grads]

@@ -94,6 +94,23 @@ def test_gradients_may_take_the_place_of_the_scores(
         np.testing.assert_array_equal(value, expected[name], err_msg=name)
 
 
+@pytest.mark.parametrize("in_place", [False, True])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_gradients_of_scores_may_be_rounded(
+    kernels: cuda_on_host.Kernels, shape: tuple[int, int], dtype: str, in_place: bool
+) -> None:
+    pos, neg = _case(shape, dtype)
+    weights = np.arange(len(pos), dtype=np.float32) % 5
+    options = {"t": 1.2, "weights": weights}
+    wide = kernels.sv_softmax(pos, neg, **options)
+    narrow = kernels.sv_softmax(pos, neg, narrow_grads=True, in_place=in_place, **options)
+    for name, value in wide.items():
+        rounded = value.astype(neg.dtype) if name in ("grad_pos", "grad_neg") else value
+        assert np.asarray(narrow[name]).dtype == rounded.dtype
+        np.testing.assert_array_equal(np.float64(narrow[name]), np.float64(rounded), err_msg=name)
+
+
 def test_any_order_of_blocks_and_threads_gives_the_same_bits(kernels: cuda_on_host.Kernels) -> None:
     pos, neg = _case((300, 37), "float32")
     weights = np.linspace(0, 1, 300, dtype=np.float32)

@@ -58,8 +58,8 @@ assert all(np.array_equal(*pair) for pair in zip(again, rolled(users, items, jnp
 _SV_SOFTMAX = """
 positive, negatives = generator.normal(size=40), generator.normal(size=(40, 9))
 weights = generator.uniform(size=40)
-results = [(jnp.float64, shape) for shape in ((), (40,), (40, 9), (40,), (0,))]
-loss, grad_positive, grad_negatives, grad_weights, _ = jax.jit(
+results = [(jnp.float64, shape) for shape in ((), (40,), (40, 9), (40,), *[(0,)] * 3)]
+loss, grad_positive, grad_negatives, grad_weights, *_ = jax.jit(
     lambda *arguments: call(
         "SvSoftmax", results, *arguments, weights,
         smooth=8.0, margin=0.2, t=1.3, threshold=0.1, with_grad=True, num_weights=1,

@@ -91,6 +91,8 @@ class Handler:
             "grad_neg": neg_scores.shape,
             "grad_weights": (0,) if weights is None else (rows,),
             "grad_scalars": (3,),
+            "narrow_grad_pos": (0,),
+            "narrow_grad_neg": (0,),
         }
         names = ("smooth", "margin", "t", "threshold")
         numbers, tensors = _split({name: options[name] for name in names})
@@ -113,9 +115,12 @@ class Handler:
         wide = inputs[0].dtype == torch.float64
         with jax.enable_x64(True):
             dtype = jnp.float64 if wide else jnp.float32
-            results = [jax.ShapeDtypeStruct(tuple(shape), dtype) for shape in shapes.values()]
-            call = jax.ffi.ffi_call(_TARGET, results)
             arrays = [jax.device_put(_array(tensor), self._device) for tensor in inputs]
+            results = [
+                jax.ShapeDtypeStruct(shape, arrays[0].dtype if name.startswith("narrow") else dtype)
+                for name, shape in shapes.items()
+            ]
+            call = jax.ffi.ffi_call(_TARGET, results)
             program = jax.jit(lambda *values: call(*values, op=f"Fastneg>{op}", **attributes))
             return program.lower(*arrays).compile(), arrays
 

@@ -148,6 +148,7 @@ class SvSoftmaxArgs(ctypes.Structure):
         ("threshold", ctypes.c_double),
         ("on_device", SvDeviceScalars),
         ("loss", ctypes.c_void_p),
+        ("narrow_grads", ctypes.c_bool),
         ("grad_pos", ctypes.c_void_p),
         ("grad_neg", ctypes.c_void_p),
         ("grad_weights", ctypes.c_void_p),

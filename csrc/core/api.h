@@ -196,8 +196,9 @@ struct SvSoftmaxArgs {
 
   void* loss = nullptr;  // [compute], one value. Required.
   // Optional results: null means that nobody pays for them. grad_pos and grad_neg come together.
-  void* grad_pos = nullptr;      // [P] [compute]
-  void* grad_neg = nullptr;      // [P, K] [compute], dense. May be the buffer of neg_scores itself if both types agree.
+  bool narrow_grads = false;     // Whether grad_pos and grad_neg are rounded to dtype, or [compute].
+  void* grad_pos = nullptr;      // [P]
+  void* grad_neg = nullptr;      // [P, K], dense. May be the buffer of neg_scores itself if both types agree.
   void* grad_weights = nullptr;  // [P] [compute]: row loss / number of weighted rows; only with `weights`.
   void* grad_scalars = nullptr;  // [3] [compute]: d loss / d smooth, d margin, d t; only with grad_neg.
 

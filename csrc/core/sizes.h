@@ -20,6 +20,7 @@ constexpr int64_t RoundUp(int64_t x, int64_t multiple) { return CeilDiv(x, multi
 constexpr bool IsSize(int64_t x) { return x >= 0 && x <= kLargestSize; }
 
 constexpr bool IsDouble(DType dtype) { return ComputeType(dtype) == DType::kFloat64; }
+constexpr size_t StorageBytes(DType dtype) { return IsDouble(dtype) ? 8 : dtype == DType::kFloat32 ? 4 : 2; }
 constexpr size_t ComputeBytes(DType dtype) { return IsDouble(dtype) ? 8 : 4; }
 
 constexpr bool IsEmbeddingType(DType dtype) {

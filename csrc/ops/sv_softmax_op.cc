@@ -1,7 +1,9 @@
 // Fastneg>SvSoftmax: support_vector_guided_softmax_loss, forward and, on request, all its gradients, for an upstream
-// gradient of 1; Fastneg>ScaleGrad turns them into the real ones. `weights` is a list of zero or one tensor.
+// gradient of 1; Fastneg>ScaleGrad turns them into the real ones. Where that is 1, the scores' gradients can be had in
+// the scores' type at once: `narrow_grads`. `weights` is a list of zero or one tensor.
 #include <cstdint>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "core/api.h"
@@ -14,12 +16,13 @@ namespace fastneg::ops::sv_softmax {
 namespace {
 
 enum InputIndex { kPosScore, kNegScores, kSmooth, kMargin, kT, kThreshold, kWeights };
-enum OutputIndex { kLoss, kGradPos, kGradNeg, kGradWeights, kGradScalars };
+enum OutputIndex { kLoss, kGradPos, kGradNeg, kGradWeights, kGradScalars, kNarrowGradPos, kNarrowGradNeg };
 
 struct SvSoftmaxKernel {
   bool with_grad = false;
   bool with_scalar_grad = false;
   bool has_weights = false;
+  bool narrow_grads = false;
 
   static std::vector<Attribute> Attributes();
   void Compute(KernelContext& context) const;
@@ -35,6 +38,7 @@ std::vector<Attribute> SvSoftmaxKernel::Attributes() {
       MemberAttribute<&SvSoftmaxKernel::with_grad>("with_grad", AttributeKind::kFlag),
       MemberAttribute<&SvSoftmaxKernel::with_scalar_grad>("with_scalar_grad", AttributeKind::kFlag),
       MemberAttribute<&SvSoftmaxKernel::has_weights>("num_weights", AttributeKind::kPresence),
+      MemberAttribute<&SvSoftmaxKernel::narrow_grads>("narrow_grads", AttributeKind::kFlag),
   };
 }
 
@@ -67,38 +71,40 @@ void Validate(const Inputs& inputs, KernelContext& context) {
   CheckScalar(context, "threshold", inputs.threshold);
 }
 
-// Outputs that were not asked for have no elements and stay null for the core.
+// Outputs that were not asked for have no elements and stay null for the core. grad_pos and grad_neg are one of the two
+// pairs.
 struct Outputs {
   Tensor loss, grad_pos, grad_neg, grad_weights, grad_scalars;
 };
 
 // The gradient of the scores takes their place in memory where TensorFlow needs them no longer and their types agree.
-Tensor GradNegBuffer(Inputs* inputs, KernelContext& context) {
-  const DType dtype = inputs->smooth.dtype();
+Tensor GradNegBuffer(DType dtype, int output, Inputs* inputs, KernelContext& context) {
   const int64_t dims[] = {inputs->neg_scores.dim(0), inputs->neg_scores.dim(1)};
-  if (inputs->neg_scores.dtype() != dtype) return context.AllocateOutput(kGradNeg, dtype, dims, 2);
+  if (inputs->neg_scores.dtype() != dtype) return context.AllocateOutput(output, dtype, dims, 2);
   inputs->neg_scores = Tensor();  // No buffer is given away while there is another reference to it.
   bool forwarded = false;
-  Tensor grad = context.ForwardInputOrAllocateOutput(kNegScores, kGradNeg, dims, 2, &forwarded);
+  Tensor grad = context.ForwardInputOrAllocateOutput(kNegScores, output, dims, 2, &forwarded);
   if (!forwarded) inputs->neg_scores = context.Input(kNegScores);
   return grad;
 }
 
 Outputs AllocateOutputs(const SvSoftmaxKernel& kernel, Inputs* inputs, KernelContext& context) {
-  const DType dtype = inputs->smooth.dtype();
+  const DType dtype = inputs->smooth.dtype(), narrow_dtype = inputs->neg_scores.dtype();
   const int64_t num_rows = inputs->neg_scores.dim(0);
+  const bool narrow = kernel.with_grad && kernel.narrow_grads, wide = kernel.with_grad && !narrow;
   Outputs outputs;
   outputs.loss = context.AllocateOutput(kLoss, dtype, {});
-  outputs.grad_pos = context.AllocateOutputIf(kernel.with_grad, kGradPos, dtype, {num_rows});
+  Tensor wide_pos = context.AllocateOutputIf(wide, kGradPos, dtype, {num_rows});
+  Tensor narrow_pos = context.AllocateOutputIf(narrow, kNarrowGradPos, narrow_dtype, {num_rows});
+  outputs.grad_pos = std::move(narrow ? narrow_pos : wide_pos);
   const bool with_weights = kernel.with_grad && kernel.has_weights;
   outputs.grad_weights = context.AllocateOutputIf(with_weights, kGradWeights, dtype, {num_rows});
   const bool with_scalars = kernel.with_grad && kernel.with_scalar_grad;
   outputs.grad_scalars = context.AllocateOutputIf(with_scalars, kGradScalars, dtype, {3});
-  if (kernel.with_grad) {
-    outputs.grad_neg = GradNegBuffer(inputs, context);
-  } else {
-    context.AllocateOutput(kGradNeg, dtype, {0});
-  }
+  if (!wide) context.AllocateOutput(kGradNeg, dtype, {0});
+  if (!narrow) context.AllocateOutput(kNarrowGradNeg, narrow_dtype, {0});
+  if (wide) outputs.grad_neg = GradNegBuffer(dtype, kGradNeg, inputs, context);
+  if (narrow) outputs.grad_neg = GradNegBuffer(narrow_dtype, kNarrowGradNeg, inputs, context);
   return outputs;
 }
 
@@ -132,6 +138,7 @@ void SvSoftmaxKernel::Compute(KernelContext& context) const {
   args.num_rows = inputs.neg_scores.dim(0);
   args.num_negatives = inputs.neg_scores.dim(1);
   args.dtype = inputs.neg_scores.dtype();
+  args.narrow_grads = narrow_grads;
   const Outputs outputs = AllocateOutputs(*this, &inputs, context);
   if (context.ok()) Run(inputs, outputs, context, &args);
 }
@@ -149,7 +156,9 @@ void SvSoftmaxKernel::Compute(KernelContext& context) const {
      {"grad_pos", "Tc"},
      {"grad_neg", "Tc"},
      {"grad_weights", "Tc"},
-     {"grad_scalars", "Tc"}},
+     {"grad_scalars", "Tc"},
+     {"narrow_grad_pos", "T"},
+     {"narrow_grad_neg", "T"}},
     {FloatTypes("T"), ComputeTypes("Tc")},
     {{kPosScore, 1, 2, "`pos_score` must have shape [num_rows] or [num_rows, 1]"},
      {kNegScores, 2, 2, "`neg_scores` must have rank 2, [num_rows, num_negatives]"},

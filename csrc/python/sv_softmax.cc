@@ -21,7 +21,7 @@ namespace {
 
 py::dict PySvSoftmax(const py::array& pos_score, const py::array& neg_scores, double margin, double t, double smooth,
                      double threshold, const std::optional<py::object>& weights, bool gradients, bool scalar_gradients,
-                     bool in_place, int num_threads) {
+                     bool narrow_gradients, bool in_place, int num_threads) {
   if (scalar_gradients && !gradients) throw py::value_error("`scalar_gradients` must come with `gradients`.");
   SvSoftmaxArgs args;
   args.dtype = DTypeOf(neg_scores, "neg_scores");
@@ -59,9 +59,11 @@ py::dict PySvSoftmax(const py::array& pos_score, const py::array& neg_scores, do
   args.loss = loss.mutable_data();
   result["loss"] = loss;
   if (gradients) {
-    py::array grad_pos = Empty({p}, is_double);
-    py::array grad_neg =
-        in_place ? py::array(numpy.attr("array")(neg, py::arg("order") = "C")) : Empty({p, k}, is_double);
+    args.narrow_grads = narrow_gradients;
+    py::array grad_pos = narrow_gradients ? py::array(numpy.attr("empty_like")(pos)) : Empty({p}, is_double);
+    py::array grad_neg = in_place           ? py::array(numpy.attr("array")(neg, py::arg("order") = "C"))
+                         : narrow_gradients ? py::array(numpy.attr("empty_like")(neg))
+                                            : Empty({p, k}, is_double);
     args.grad_pos = grad_pos.mutable_data();
     args.grad_neg = grad_neg.mutable_data();
     if (in_place) args.neg_scores = args.grad_neg;
@@ -96,10 +98,11 @@ py::dict PySvSoftmax(const py::array& pos_score, const py::array& neg_scores, do
 void DefineSvSoftmax(py::module_& m) {
   m.def("sv_softmax", &PySvSoftmax, py::arg("pos_score"), py::arg("neg_scores"), py::kw_only(), py::arg("margin") = 0.0,
         py::arg("t") = 1.0, py::arg("smooth") = 1.0, py::arg("threshold") = 0.0, py::arg("weights") = py::none(),
-        py::arg("gradients") = true, py::arg("scalar_gradients") = false, py::arg("in_place") = false,
-        py::arg("num_threads") = 0,
+        py::arg("gradients") = true, py::arg("scalar_gradients") = false, py::arg("narrow_gradients") = false,
+        py::arg("in_place") = false, py::arg("num_threads") = 0,
         "support_vector_guided_softmax_loss on arrays: a dict of loss and, where asked for, grad_pos, grad_neg, "
-        "grad_weights and grad_scalars (smooth, margin, t). in_place: grad_neg takes the place of a copy of the "
+        "grad_weights and grad_scalars (smooth, margin, t). narrow_gradients: grad_pos and grad_neg have the dtype of "
+        "the scores. in_place: grad_neg takes the place of a copy of the "
         "scores, as TensorFlow allows it where nobody else needs them.");
 }
 

@@ -5,6 +5,11 @@ until something is known to differentiate: a tape, when called eagerly; in a gra
 function, which then changes the operation in place, as TensorFlow's own gradient of a function call
 rewrites the call. Where that is not possible, it runs the operation once more.
 
+Gradients for an upstream gradient of 1 are not rounded to float16 or bfloat16, because they have
+yet to be multiplied, and might be lost: float16 ends at 6e-8. Where the upstream gradient is known
+to be 1, an operation that can does round them, and nobody has to read and write them again. In a
+graph that is so where it is a constant; a tape finds out later, and so expects what it found last.
+
 Either of two ways leads to an operation, see `ways.py`.
 """
 
@@ -18,6 +23,7 @@ from fastneg import _tensorflow, validation
 from fastneg.backends import autodiff
 from fastneg.backends.native import custom_call, xla
 from fastneg.backends.native.ways import (
+    NARROW_GRADS,
     Call,
     CustomCall,
     Operation,
@@ -47,6 +53,9 @@ class FusedLoss:
         attributes: The names of the operation's other attributes that a caller sets.
         optional_inputs: For each input behind the required ones the attribute that says how many
             tensors (0 or 1) it has, and whether it is differentiated.
+        num_narrow: How many gradients can also be had narrow, that is, of the dtype of the first
+            input: outputs behind all others, which take the place of the first gradients where the
+            attribute `narrow_grads` says so.
     """
 
     def __init__(  # noqa: D107
@@ -58,10 +67,13 @@ class FusedLoss:
         inputs: Mapping[str, int | None],
         attributes: Sequence[str] = (),
         optional_inputs: Mapping[str, bool] | None = None,
+        num_narrow: int = 0,
     ) -> None:
+        attributes = (*attributes, NARROW_GRADS) if num_narrow else attributes
         self._signature = Signature(
-            stem, inputs, attributes, tuple(optional_inputs or ()), output_shapes
+            stem, inputs, attributes, tuple(optional_inputs or ()), output_shapes, num_narrow
         )
+        self._expects_one = True  # As upstream gradient.
         self._gradients = gradients
         self._differentiated = tuple((optional_inputs or {}).values())
         self._operation = Operation(self._signature)
@@ -93,19 +105,32 @@ class FusedLoss:
             if differentiated and optional[place] is not None
         ]
         sources = [required[i] for i in differentiable] + [optional[i] for i in places]
-        run = self._way(in_xla=xla.is_the_way(self._signature.stem)).run
+        in_xla = xla.is_the_way(self._signature.stem)
+        run = self._way(in_xla=in_xla).run
+        can_narrow = self._can_narrow(dtype)
+        if self._signature.num_narrow:
+            attributes[NARROW_GRADS] = False
         compute_dtype = validation.compute_dtype(dtype)
         if not tf.executing_eagerly():
             autodiff.refuse_tangents(sources)
             return run(required, optional, compute_dtype, attributes, with_grad=False)[0]
         if not _tensorflow.is_followed(sources):
             return run(required, optional, compute_dtype, attributes, with_grad=False)[0]
+        can_narrow = can_narrow and not in_xla  # Or the value would have to come from a GPU.
+        if can_narrow:
+            attributes[NARROW_GRADS] = self._expects_one
         with _tensorflow.stop_recording():
             outputs = run(required, optional, compute_dtype, attributes, with_grad=True)
         call = Call(required, optional, outputs, attributes.__getitem__)
 
         def backward(grad_loss: tf.Tensor) -> Grads:
-            of_required, of_optional = self._gradients(grad_loss, call)
+            suited = call
+            if can_narrow:
+                self._expects_one = _is_one(grad_loss)
+                if attributes[NARROW_GRADS] and not self._expects_one:
+                    wide = {**attributes, NARROW_GRADS: False}
+                    suited = self.with_gradients(required, optional, like=call, **wide)
+            of_required, of_optional = self._gradients(grad_loss, suited)
             return [of_required[i] for i in differentiable] + [of_optional[i] for i in places]
 
         autodiff.attach_gradient(outputs[0], sources, backward)
@@ -143,7 +168,9 @@ class FusedLoss:
         return self._gradient(self._operation, op, grad_loss)
 
     def _gradient(self, way: Way, op: Any, grad_loss: tf.Tensor) -> Grads:
-        call = way.call_with_grad(op)
+        dtype = op.inputs[0].dtype
+        narrow_grads = self._can_narrow(dtype) and _is_one(grad_loss)
+        call = way.call_with_grad(op, narrow_grads=narrow_grads)
         of_required, of_optional = self._gradients(grad_loss, call)
         inputs = [*zip(of_required, call.required, strict=True)]
         inputs += zip(of_optional, call.optional, strict=True)
@@ -153,11 +180,19 @@ class FusedLoss:
                 grad.set_shape(tensor.shape)
         return grads
 
+    def _can_narrow(self, dtype: tf.DType) -> bool:
+        return self._signature.num_narrow > 0 and validation.compute_dtype(dtype) != dtype
+
     def _way(self, *, in_xla: bool) -> Way:
         return self._custom_call if in_xla else self._operation
 
 
 _losses: dict[str, FusedLoss] = {}
+
+
+def _is_one(grad_loss: tf.Tensor) -> bool:
+    """Whether an upstream gradient is known to be 1, and nobody asks how results depend on it."""
+    return bool(tf.get_static_value(grad_loss) == 1) and not _tensorflow.is_followed([grad_loss])
 
 
 def gradient_of_custom_call(op: Any, grad_loss: tf.Tensor, *_: Any) -> Grads:

@@ -26,10 +26,19 @@ def scale_grad(
     return list(operations().fastneg_scale_grad(scale=scale, unit_grads=unit_grads, T=dtype))
 
 
+def narrow_grads(grads: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+    """Gradients that are rounded already, for an upstream gradient of 1."""
+    return list(grads) if tf.executing_eagerly() else [_final(grad) for grad in grads]
+
+
+def _final(grad: tf.Tensor) -> tf.Tensor:
+    message = str(autodiff.second_derivative_error())
+    return tf.raw_ops.PreventGradient(input=grad, message=message)
+
+
 def _scaled(scale: tf.Tensor, unit_grad: tf.Tensor) -> tf.Tensor:
     """Plain operations, which XLA fuses with what uses the gradient."""
-    message = str(autodiff.second_derivative_error())
-    unit_grad = tf.raw_ops.PreventGradient(input=unit_grad, message=message)
+    unit_grad = _final(unit_grad)
     # Not 0 times the gradient: a loss that does not count has gradient 0 whatever its value is.
     return tf.where(scale == 0, tf.zeros_like(unit_grad), scale * unit_grad)
 

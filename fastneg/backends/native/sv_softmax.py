@@ -4,7 +4,7 @@ import tensorflow as tf
 
 from fastneg.arguments.sv_softmax import SvSoftmaxArguments
 from fastneg.backends.native.fused_loss import FusedLoss, Grads, reshaped
-from fastneg.backends.native.scale_grad import scale_grad
+from fastneg.backends.native.scale_grad import narrow_grads, scale_grad
 from fastneg.backends.native.sizes import Shape, rows, sizes
 from fastneg.backends.native.ways import Call
 
@@ -28,8 +28,11 @@ def sv_softmax(arguments: SvSoftmaxArguments) -> tf.Tensor:
 
 def _gradients(grad_loss: tf.Tensor, call: Call) -> tuple[Grads, Grads]:
     pos_score, weights = call.required[0], call.optional[0]
-    _, unit_pos, unit_neg, unit_weights, unit_scalars = call.outputs
-    grad_pos, grad_neg = scale_grad(grad_loss, [unit_pos, unit_neg], pos_score.dtype)
+    _, unit_pos, unit_neg, unit_weights, unit_scalars, *narrow = call.outputs
+    if call.attribute("narrow_grads"):
+        grad_pos, grad_neg = narrow_grads(narrow)
+    else:
+        grad_pos, grad_neg = scale_grad(grad_loss, [unit_pos, unit_neg], pos_score.dtype)
     with_scalar_grad = call.attribute("with_scalar_grad")
     small = [unit_weights] * (weights is not None) + [unit_scalars] * with_scalar_grad
     grads = iter(scale_grad(grad_loss, small, grad_loss.dtype) if small else [])
@@ -40,12 +43,14 @@ def _gradients(grad_loss: tf.Tensor, call: Call) -> tuple[Grads, Grads]:
 
 def _output_shapes(call: Call) -> list[Shape]:
     neg_scores = call.required[1]
+    of_scores, none = [rows(neg_scores), sizes(neg_scores)], [[0], [0]]
+    narrow = call.attribute("narrow_grads")
     return [
         [],
-        rows(neg_scores),
-        sizes(neg_scores),
+        *(none if narrow else of_scores),
         [0] if call.optional[0] is None else rows(neg_scores),
         [3] if call.attribute("with_scalar_grad") else [0],
+        *(of_scores if narrow else none),
     ]
 
 
@@ -63,4 +68,5 @@ _loss = FusedLoss(
     },
     attributes=("with_scalar_grad",),
     optional_inputs={"num_weights": True},
+    num_narrow=2,
 )

@@ -16,6 +16,9 @@ from fastneg.backends.native import custom_call, xla
 from fastneg.backends.native.library import operations
 from fastneg.backends.native.sizes import Shape, static
 
+# The attribute that asks for narrow gradients, see `FusedLoss`.
+NARROW_GRADS = "narrow_grads"
+
 
 class Call(NamedTuple):
     """One execution of a loss's operation."""
@@ -40,6 +43,8 @@ class Signature(NamedTuple):
         attributes: The names of the attributes that a caller sets.
         optional_inputs: The names of the attributes that count the other inputs.
         output_shapes: Gives the outputs their shapes.
+        num_narrow: How many outputs, the last ones, have the dtype of the first input; see
+            `FusedLoss`.
     """
 
     stem: str
@@ -47,6 +52,7 @@ class Signature(NamedTuple):
     attributes: Sequence[str]
     optional_inputs: Sequence[str]
     output_shapes: OutputShapes
+    num_narrow: int = 0
 
     @property
     def op_type(self) -> str:
@@ -80,22 +86,34 @@ class Way(ABC):
     ) -> list[tf.Tensor]:
         """Returns the loss, of `dtype`, and its gradients, which are empty without `with_grad`."""
 
-    def call_with_grad(self, op: Any) -> Call:
+    def call_with_grad(self, op: Any, *, narrow_grads: bool) -> Call:
         """The call that an operation made, gradients among its outputs.
 
         Args:
             op: An operation of a graph, or what a tape has recorded of one.
+            narrow_grads: Whether narrow gradients will do.
         """
-        call = self._made(op)
-        if call.attribute("with_grad"):
-            return call
-        node = _node(op)
-        if node is not None:
-            return call._replace(outputs=self._with_grad_in_place(node, call))
+        call, node = self._made(op), _node(op)
+        if node is not None:  # What a tape has recorded does not show later changes.
+            call = call._replace(attribute=self._made(node).attribute)
         attributes = {name: call.attribute(name) for name in self._signature.attributes}
+        if call.attribute("with_grad"):
+            if narrow_grads or not attributes.get(NARROW_GRADS):
+                return call
+            node = None
+        if NARROW_GRADS in attributes:
+            attributes[NARROW_GRADS] = narrow_grads
         dtype = call.outputs[0].dtype
+        if node is not None:
+            changed = {
+                **{name: call.attribute(name) for name in self._signature.optional_inputs},
+                **attributes,
+                "with_grad": True,
+            }
+            call = call._replace(attribute=changed.__getitem__)
+            return call._replace(outputs=self._with_grad_in_place(node, call))
         outputs = self.run(call.required, call.optional, dtype, attributes, with_grad=True)
-        return call._replace(outputs=outputs)
+        return call._replace(outputs=outputs, attribute=attributes.__getitem__)
 
     @abstractmethod
     def _made(self, op: Any) -> Call:
@@ -103,7 +121,7 @@ class Way(ABC):
 
     @abstractmethod
     def _with_grad_in_place(self, node: tf.Operation, call: Call) -> list[tf.Tensor]:
-        """Changes an operation so that it computes gradients; returns its outputs."""
+        """Changes an operation so that it computes the gradients of `call`; returns its outputs."""
 
 
 class Operation(Way):
@@ -136,6 +154,9 @@ class Operation(Way):
 
     def _with_grad_in_place(self, node: tf.Operation, call: Call) -> list[tf.Tensor]:
         node._set_attr("with_grad", attr_value_pb2.AttrValue(b=True))
+        if self._signature.num_narrow:
+            narrow = call.attribute(NARROW_GRADS)
+            node._set_attr(NARROW_GRADS, attr_value_pb2.AttrValue(b=narrow))
         _, *unit_shapes = self._signature.output_shapes(call._replace(outputs=node.outputs))
         for unit_grad, shape in zip(node.outputs[1:], unit_shapes, strict=True):
             unit_grad.set_shape(static(shape))
@@ -196,8 +217,7 @@ class CustomCall(Way):
     def _with_grad_in_place(self, node: tf.Operation, call: Call) -> list[tf.Tensor]:
         description = custom_call.described(node)
         assert description is not None
-        attributes = {**description.attributes, "with_grad": True}
-        call = call._replace(attribute=attributes.__getitem__)
+        attributes = {name: call.attribute(name) for name in description.attributes}
         results = self._results(call, node.outputs[0].dtype)
         custom_call.change(node, description._replace(attributes=attributes), results)
         return list(node.outputs)
@@ -205,11 +225,13 @@ class CustomCall(Way):
     def _results(self, call: Call, dtype: tf.DType) -> list[custom_call.Result]:
         loss, *unit_grads = self._signature.output_shapes(call)
         with_grad = call.attribute("with_grad")
+        num_narrow = self._signature.num_narrow
+        dtypes = [dtype] * (len(unit_grads) - num_narrow) + [call.required[0].dtype] * num_narrow
         return [
             custom_call.Result(dtype, loss),
             *(
                 custom_call.Result(dtype, shape if with_grad else [0], fixed=with_grad)
-                for shape in unit_grads
+                for dtype, shape in zip(dtypes, unit_grads, strict=True)
             ),
         ]
 

@@ -21,10 +21,11 @@ class LongRows {
         k_(plan.num_negatives),
         pos_(static_cast<const Storage*>(plan.pos_score)),
         neg_(static_cast<const Storage*>(plan.neg_scores)),
-        grad_(static_cast<T*>(plan.grad_neg)),
-        buffered_(k_ <= kBuffer),
+        narrow_(sizeof(Storage) < sizeof(T) && plan.narrow_grads),
+        grad_(plan.grad_neg),
+        buffered_(k_ <= kRoom),
         group_(k_ <= kBuffer / kL ? kL
-               : buffered_        ? kBuffer / k_
+               : k_ <= kBuffer    ? kBuffer / k_
                                   : 1) {}
 
   FASTNEG_NOINLINE void RunBlock(int64_t begin, int64_t end, double scale, double* sums) {
@@ -37,8 +38,10 @@ class LongRows {
 
  private:
   static constexpr int kL = kLanes<T>;
-  static constexpr int64_t kBuffer = 4096;  // Elements.
-  static constexpr int64_t kSegment = 64;   // Vectors that are summed before they are added to the row's sum.
+  static constexpr int64_t kBuffer = 4096;  // Elements of a group of rows.
+  // The same of a single row. Where gradients are narrow, nothing else has room for its exponentials.
+  static constexpr int64_t kRoom = sizeof(Storage) < sizeof(T) ? 4 * kBuffer : kBuffer;
+  static constexpr int64_t kSegment = 64;  // Vectors that are summed before they are added to the row's sum.
   static constexpr bool kGrads = kWants != SvSoftmaxWants::kLoss;
   static constexpr bool kScalars = kWants == SvSoftmaxWants::kGradsAndScalars;
 
@@ -81,14 +84,23 @@ class LongRows {
     if constexpr (kGrads) {
       T scale[kL];
       Store(scale, scales);
-      for (int64_t r = 0; r < count; ++r) WriteGrad(first + r, scale[r], Waiting(first, r));
+      for (int64_t r = 0; r < count; ++r) {
+        if (!narrow_) {
+          WriteGrad(static_cast<T*>(grad_), first + r, scale[r], Waiting(first, r));
+        } else if (buffered_) {
+          WriteGrad(static_cast<Storage*>(grad_), first + r, scale[r], Waiting(first, r));
+        } else {
+          WriteGradAgain(first + r, scale[r], positive[r], reference[r]);
+        }
+      }
     }
   }
 
-  // Where row r of a group keeps its exponentials.
+  // Where row r of a group keeps its exponentials; null where it does not.
   FASTNEG_INLINE T* Waiting(int64_t first, int64_t r) {
     if (!kGrads) return nullptr;
-    return buffered_ ? buffer_ + r * k_ : grad_ + (first + r) * k_;
+    if (buffered_) return buffer_ + r * k_;
+    return narrow_ ? nullptr : static_cast<T*>(grad_) + (first + r) * k_;
   }
 
   // The score of the row's largest logit, or one that is close enough.
@@ -134,7 +146,7 @@ class LongRows {
     return in_use;
   }
 
-  // `waiting` gets the exponentials, t times those of hard negatives.
+  // `waiting`, if not null, gets the exponentials, t times those of hard negatives.
   FASTNEG_NOINLINE LaneSums Sweep(int64_t i, T positive, T reference, T* waiting) const {
     LaneSums sums{};
     const ScoredParams<T> params = params_;  // A copy, which what is written cannot change.
@@ -143,11 +155,12 @@ class LongRows {
     // its gradient. (Addresses only: nothing is read behind the last row.)
     const uintptr_t next =
         reinterpret_cast<uintptr_t>(row) + static_cast<size_t>(buffered_ ? group_ * k_ : 0) * sizeof(Storage);
-    const uintptr_t out = reinterpret_cast<uintptr_t>(kGrads ? grad_ + i * k_ : nullptr);
+    const size_t grad_bytes = narrow_ ? sizeof(Storage) : sizeof(T);
+    const uintptr_t out = reinterpret_cast<uintptr_t>(grad_) + static_cast<size_t>(i * k_) * grad_bytes;
     const auto add = [&](int64_t k, int64_t valid, LaneSums* part) FASTNEG_LAMBDA_INLINE {
       __builtin_prefetch(reinterpret_cast<const void*>(next + static_cast<size_t>(k) * sizeof(Storage)));
       if constexpr (kGrads)
-        __builtin_prefetch(reinterpret_cast<const void*>(out + static_cast<size_t>(k) * sizeof(T)), 1);
+        __builtin_prefetch(reinterpret_cast<const void*>(out + static_cast<size_t>(k) * grad_bytes), 1);
       const Vec<T> negative = LoadWidened<T>(row + k, valid);
       const Reweighted<T> reweighted = Reweight<T>(Broadcast(positive), negative, params);
       const Vec<T> lead = reweighted.score - reference;
@@ -158,7 +171,9 @@ class LongRows {
         part->leads += e * FiniteLead<T>(lead);
         part->hard += e * (reweighted.hard ? negative + T(1) : Zero<T>());
       }
-      if constexpr (kGrads) StoreValid(waiting + k, reweighted.hard ? e * params.sv.t : e, valid);
+      if constexpr (kGrads) {
+        if (waiting != nullptr) StoreValid(waiting + k, reweighted.hard ? e * params.sv.t : e, valid);
+      }
     };
     const int64_t size = k_;
     int64_t k = 0;
@@ -176,15 +191,31 @@ class LongRows {
     return sums;
   }
 
-  FASTNEG_INLINE void WriteGrad(int64_t i, T scale, const T* waiting) {
-    T* out = grad_ + i * k_;
+  template <typename Grad>
+  FASTNEG_INLINE void WriteGrad(Grad* grad, int64_t i, T scale, const T* waiting) {
+    Grad* out = grad + i * k_;
     if (finish_.Counts(i)) {
       ForChunks<T>(k_, [&](int64_t k, int64_t valid) FASTNEG_LAMBDA_INLINE {
-        StoreValid(out + k, LoadValid(waiting + k, valid) * scale, valid);
+        StoreNarrowed<T>(out + k, LoadValid(waiting + k, valid) * scale, valid);
       });
     } else {
-      ForChunks<T>(k_, [&](int64_t k, int64_t valid) FASTNEG_LAMBDA_INLINE { StoreValid(out + k, Zero<T>(), valid); });
+      ForChunks<T>(
+          k_, [&](int64_t k, int64_t valid) FASTNEG_LAMBDA_INLINE { StoreNarrowed<T>(out + k, Zero<T>(), valid); });
     }
+  }
+
+  // Of a row whose exponentials had no room to wait in.
+  FASTNEG_NOINLINE void WriteGradAgain(int64_t i, T scale, T positive, T reference) {
+    Storage* out = static_cast<Storage*>(grad_) + i * k_;
+    const bool counts = finish_.Counts(i);
+    const Storage* const row = neg_ + i * k_;
+    const ScoredParams<T> params = params_;
+    ForChunks<T>(k_, [&](int64_t k, int64_t valid) FASTNEG_LAMBDA_INLINE {
+      const Reweighted<T> reweighted = Reweight<T>(Broadcast(positive), LoadWidened<T>(row + k, valid), params);
+      const Vec<T> e = Exp2<T>(params.exponent_scale * (reweighted.score - reference));
+      const Vec<T> value = (reweighted.hard ? e * params.sv.t : e) * scale;
+      StoreNarrowed<T>(out + k, counts ? value : Zero<T>(), valid);
+    });
   }
 
   const RowFinish<T> finish_;
@@ -192,10 +223,11 @@ class LongRows {
   const int64_t k_;
   const Storage* const pos_;
   const Storage* const neg_;
-  T* const grad_;
-  const bool buffered_;  // Else exponentials wait where their gradients will be.
+  const bool narrow_;  // Whether gradients are of type Storage.
+  void* const grad_;
+  const bool buffered_;  // Else exponentials wait where their gradients will be, if these are of type T.
   const int64_t group_;  // Rows that are finished together.
-  alignas(64) T buffer_[kGrads ? kBuffer : 1];
+  alignas(64) T buffer_[kGrads ? kRoom : 1];
 };
 
 }  // namespace fastneg::cpu::FASTNEG_ISA_NAMESPACE

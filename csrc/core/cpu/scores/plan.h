@@ -30,7 +30,8 @@ struct SvSoftmaxPlan {
   double threshold = 0.0;
   double inverse_count = 0.0;  // 1 / number of rows with a weight, 0 where there is none.
 
-  // Results; null where not wanted. grad_pos and grad_neg come together.
+  // Results; null where not wanted. grad_pos and grad_neg come together; narrow_grads: they are of dtype.
+  bool narrow_grads = false;
   void* grad_pos = nullptr;
   void* grad_neg = nullptr;  // May be neg_scores.
   void* grad_weights = nullptr;

@@ -79,6 +79,22 @@ class BlockSums {
   Doubles sums_[4] = {};
 };
 
+// What grad_pos and grad_neg are stored in.
+template <typename T>
+FASTNEG_INLINE DType GradType(const SvSoftmaxPlan& plan) {
+  return plan.narrow_grads ? plan.dtype : sizeof(T) == 8 ? DType::kFloat64 : DType::kFloat32;
+}
+
+// The first `count` lanes as elements first .. first + count - 1 of `to`, which is of `dtype`.
+template <typename T>
+FASTNEG_INLINE void StoreAs(DType dtype, void* to, int64_t first, Vec<T> v, int64_t count) {
+  if constexpr (sizeof(T) == 4) {
+    if (dtype == DType::kFloat16) return StoreNarrowed<T>(static_cast<Float16*>(to) + first, v, count);
+    if (dtype == DType::kBFloat16) return StoreNarrowed<T>(static_cast<BFloat16*>(to) + first, v, count);
+  }
+  StoreValid(static_cast<T*>(to) + first, v, count);
+}
+
 // From sums to results.
 template <typename T>
 class RowFinish {
@@ -89,7 +105,8 @@ class RowFinish {
         inverse_count_(T(plan.inverse_count)),
         factor_(T(plan.inverse_count * plan.smooth)),
         weights_(static_cast<const T*>(plan.weights)),
-        grad_pos_(static_cast<T*>(plan.grad_pos)),
+        grad_dtype_(GradType<T>(plan)),
+        grad_pos_(plan.grad_pos),
         grad_weights_(static_cast<T*>(plan.grad_weights)),
         want_scalars_(plan.want_scalars) {}
 
@@ -123,7 +140,7 @@ class RowFinish {
     }
     if (grad_pos_ == nullptr) return zero;
     const Vec<T> scale = counts ? weight * factor_ * inverse : zero;
-    StoreValid(grad_pos_ + first, counts ? -(rows.negatives * scale) : zero, count);
+    StoreAs<T>(grad_dtype_, grad_pos_, first, counts ? -(rows.negatives * scale) : zero, count);
     if (want_scalars_) {
       block->Add(1, weight, counts ? (rows.leads + rows.negatives * behind) * inverse : zero);
       block->Add(2, weight, counts ? rows.negatives * inverse * smooth_ : zero);
@@ -135,7 +152,8 @@ class RowFinish {
  private:
   const T smooth_, exponent_scale_, inverse_count_, factor_;
   const T* const weights_;
-  T* const grad_pos_;
+  const DType grad_dtype_;
+  void* const grad_pos_;
   T* const grad_weights_;
   const bool want_scalars_;
 };

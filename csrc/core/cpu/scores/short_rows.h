@@ -12,7 +12,8 @@ namespace fastneg::cpu::FASTNEG_ISA_NAMESPACE {
 template <typename T, int kWidth>
 class ShortRows {
  public:
-  explicit ShortRows(const SvSoftmaxPlan& plan) : plan_(plan), finish_(plan), params_(plan), k_(plan.num_negatives) {
+  explicit ShortRows(const SvSoftmaxPlan& plan)
+      : plan_(plan), finish_(plan), params_(plan), grad_dtype_(GradType<T>(plan)), k_(plan.num_negatives) {
     using Int = typename Simd<T>::Int;
     for (int l = 0; l < kL; ++l) {
       const int row = l / kWidth, column = l % kWidth;
@@ -29,20 +30,22 @@ class ShortRows {
     BlockSums<T> block;
     for (int64_t first = begin; first < end; first += kL) {
       const int64_t count = end - first < kL ? end - first : kL;
-      T* grad = plan_.grad_neg == nullptr ? nullptr : static_cast<T*>(plan_.grad_neg) + first * k_;
       const T* pos = static_cast<const T*>(plan_.pos_score) + first;
       const T* neg = static_cast<const T*>(plan_.neg_scores) + first * k_;
-      T* out = grad;
-      if (count < kL || IsHalf()) {
+      const bool direct = count == kL && !IsHalf(grad_dtype_);
+      T* out = nullptr;
+      if (plan_.grad_neg != nullptr) out = direct ? static_cast<T*>(plan_.grad_neg) + first * k_ : neg_copy_;
+      if (count < kL || IsHalf(plan_.dtype)) {
         WidenRange(plan_.dtype, plan_.pos_score, first, count, kL, pos_copy_);
         WidenRange(plan_.dtype, plan_.neg_scores, first * k_, count * k_, kL * k_, neg_copy_);
         pos = pos_copy_;
         neg = neg_copy_;
-        if (count < kL && grad != nullptr) out = neg_copy_;
       }
       RunGroup(first, count, pos, neg, out, &block);
-      if (out == grad) continue;
-      for (int64_t e = 0; e < count * k_; ++e) grad[e] = out[e];
+      if (direct || out == nullptr) continue;
+      ForChunks<T>(count * k_, [&](int64_t e, int64_t valid) FASTNEG_LAMBDA_INLINE {
+        StoreAs<T>(grad_dtype_, plan_.grad_neg, first * k_ + e, LoadValid(out + e, valid), valid);
+      });
     }
     block.Store(scale, sums);
   }
@@ -51,7 +54,7 @@ class ShortRows {
   static constexpr int kL = kLanes<T>;
   static constexpr int kRows = kL / kWidth;  // In a vector.
 
-  FASTNEG_INLINE bool IsHalf() const { return plan_.dtype == DType::kFloat16 || plan_.dtype == DType::kBFloat16; }
+  static FASTNEG_INLINE bool IsHalf(DType dtype) { return dtype == DType::kFloat16 || dtype == DType::kBFloat16; }
 
   // One lane per row to one per element of vector v.
   FASTNEG_INLINE Vec<T> PerElement(Vec<T> rows, int v) const {
@@ -159,6 +162,7 @@ class ShortRows {
   const SvSoftmaxPlan& plan_;
   const RowFinish<T> finish_;
   const ScoredParams<T> params_;
+  const DType grad_dtype_;
   const int64_t k_;
   // Lanes of a vector of elements: whether there is one, and where it lies in memory; and the way back.
   Mask<T> in_use_, spread_, pack_;

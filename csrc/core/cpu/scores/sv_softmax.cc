@@ -30,12 +30,14 @@ Status CheckSizes(const SvSoftmaxArgs& args) {
   return IsEmbeddingType(args.dtype) ? Status::kOk : Status::kUnsupportedDType;
 }
 
+DType GradType(const SvSoftmaxArgs& args) { return args.narrow_grads ? args.dtype : ComputeType(args.dtype); }
+
 Status CheckPointers(const SvSoftmaxArgs& args) {
   const bool have_scores = args.pos_score != nullptr && (args.num_negatives == 0 || args.neg_scores != nullptr);
   const bool both_or_none = (args.grad_pos == nullptr) == (args.grad_neg == nullptr);
   const bool scalars_too = args.grad_scalars == nullptr || args.grad_neg != nullptr;
   const bool in_place = args.grad_neg != nullptr && args.num_negatives > 0 && args.grad_neg == args.neg_scores;
-  if (!have_scores || !both_or_none || !scalars_too || (in_place && args.dtype != ComputeType(args.dtype))) {
+  if (!have_scores || !both_or_none || !scalars_too || (in_place && args.dtype != GradType(args))) {
     return Status::kNullPointer;
   }
   return Status::kOk;
@@ -113,7 +115,7 @@ Status SvSoftmax(const SvSoftmaxArgs& args) {
   if (args.workspace == nullptr || args.workspace_bytes < workspace.used()) return Status::kWorkspaceTooSmall;
   if (args.grad_neg != args.neg_scores) {
     cpu::PreferHugePages(args.grad_neg,
-                         static_cast<size_t>(args.num_rows * args.num_negatives) * ComputeBytes(args.dtype));
+                         static_cast<size_t>(args.num_rows * args.num_negatives) * StorageBytes(GradType(args)));
   }
 
   plan.dtype = args.dtype;
@@ -125,6 +127,7 @@ Status SvSoftmax(const SvSoftmaxArgs& args) {
   plan.smooth = args.smooth;
   plan.threshold = args.threshold;
   plan.inverse_count = is_double ? InverseCount<double>(args) : InverseCount<float>(args);
+  plan.narrow_grads = args.narrow_grads;
   plan.grad_pos = args.grad_pos;
   plan.grad_neg = args.grad_neg;
   plan.grad_weights = args.weights == nullptr ? nullptr : args.grad_weights;

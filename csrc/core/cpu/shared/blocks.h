@@ -33,6 +33,8 @@ inline Blocks CutIntoBlocks(int64_t batch_size, int num_threads, const BlockByte
   // Scratch of a round, or twice as many blocks as there are threads if that is more; but then not so much more that
   // they would outgrow the larger bound and what the inputs take, unless a thread would have no block.
   constexpr int64_t kRoundBytes = 2 << 20, kBlocksPerThread = 2;
+  // Alone a thread waits for nobody at the end of a round: what it has written should still be close by.
+  constexpr int64_t kRoundBytesAlone = 128 << 10;
   constexpr double kMaxRoundBytes = 64 << 20;
   // Nor beyond this, whatever the number of threads.
   constexpr int64_t kMostRoundBytes = 256 << 20;
@@ -47,7 +49,8 @@ inline Blocks CutIntoBlocks(int64_t batch_size, int num_threads, const BlockByte
   blocks.count = CeilDiv(batch_size, blocks.rows);
   const int64_t threads = std::max(num_threads, 1);
   const int64_t block_bytes = blocks.rows * (bytes.scores_of_row + bytes.others_of_row) + bytes.others;
-  const int64_t wanted = std::max(kRoundBytes / block_bytes, kBlocksPerThread * threads);
+  const int64_t round_bytes = threads == 1 ? kRoundBytesAlone : kRoundBytes;
+  const int64_t wanted = std::max(round_bytes / block_bytes, kBlocksPerThread * threads);
   const int64_t allowed =
       static_cast<int64_t>(std::max(kMaxRoundBytes, bytes.inputs) / static_cast<double>(block_bytes));
   // As many blocks for every thread.

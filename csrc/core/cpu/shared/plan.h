@@ -68,7 +68,7 @@ struct SharedPlan {
   // Slots, one per block of a round.
   void* exponentials = nullptr;        // [num_panels, block_rows, panel_width]
   void* block_inputs = nullptr;        // [block_rows, dim_stride]: scaled by 1 / sum once the block is done.
-  void* block_grads = nullptr;         // [block_rows, dim_stride]; only with grad_inputs.
+  void* block_grads = nullptr;         // [block_rows, dim_stride]; null where grad_inputs has whole lines to do it.
   void* block_true = nullptr;          // [num_true, block_rows] logits of the positives.
   void* block_scales = nullptr;        // [block_rows] row weight / sum of exponentials.
   void* block_maxima = nullptr;        // [block_rows]

@@ -77,9 +77,11 @@ SharedPlan LayOut(const SampledSoftmaxArgs& args, const cpu::SharedKernels& kern
   plan.num_panels = CeilDiv(args.num_sampled, plan.panel_width);
   const int64_t padded = plan.num_panels * plan.panel_width;
   const double inputs = static_cast<double>(b + args.num_sampled);
-  const cpu::Blocks blocks = cpu::CutIntoBlocks(
-      b, args.executor.num_threads,
-      {padded * element, 2 * plan.dim_stride * element, 0, 0, inputs * static_cast<double>(plan.dim_stride * element)});
+  const bool whole_lines = args.embedding_dim * element % kLineBytes == 0;  // The rows of grad_inputs.
+  const int64_t copies = whole_lines ? 1 : 2;
+  const cpu::Blocks blocks = cpu::CutIntoBlocks(b, args.executor.num_threads,
+                                                {padded * element, copies * plan.dim_stride * element, 0, 0,
+                                                 inputs * static_cast<double>(plan.dim_stride * element)});
   plan.block_rows = blocks.rows;
   plan.num_blocks = blocks.count;
   plan.blocks_per_round = blocks.per_round;
@@ -102,7 +104,9 @@ SharedPlan LayOut(const SampledSoftmaxArgs& args, const cpu::SharedKernels& kern
   const int64_t slot_rows = plan.blocks_per_round * plan.block_rows;
   plan.exponentials = workspace->Take(slot_rows, padded, bytes);
   plan.block_inputs = workspace->Take(slot_rows, plan.dim_stride, bytes);
-  if (args.grad_inputs != nullptr) plan.block_grads = workspace->Take(slot_rows, plan.dim_stride, bytes);
+  if (args.grad_inputs != nullptr && !whole_lines) {
+    plan.block_grads = workspace->Take(slot_rows, plan.dim_stride, bytes);
+  }
   plan.block_true = workspace->Take(slot_rows, args.num_true, bytes);
   plan.block_scales = workspace->Take(slot_rows, 1, bytes);
   plan.block_maxima = workspace->Take(slot_rows, 1, bytes);
@@ -169,8 +173,9 @@ size_t SampledSoftmaxWorkspaceBytes(const SampledSoftmaxArgs& args) {
 }
 
 int WorthwhileThreads(const SampledSoftmaxArgs& args, int num_threads) {
-  // Multiply-adds that one thread does while it would wait for another one: about 20 microseconds.
-  constexpr double kSaved = 1 << 20;
+  // Multiply-adds that one thread does while it would wait for another one, four times in a call: some 80 microseconds
+  // where rows have few candidates, most of it for what they count as below.
+  constexpr double kSaved = 1 << 21;
   // Reading and writing a row's own vectors counts as this many candidates.
   constexpr double kOwnCandidates = 8;
   const bool any_grad = args.grad_inputs != nullptr || args.grad_rows != nullptr;

@@ -17,7 +17,9 @@ struct Block {
   int64_t first = 0;  // Row of the batch.
   int64_t count = 0;
   int64_t rows = 0;  // block_rows: the stride of per-row arrays.
-  T *exponentials, *inputs, *grads, *true_logits, *scales, *maxima;
+  T *exponentials, *inputs, *true_logits, *scales, *maxima;
+  T* grads = nullptr;
+  int64_t grads_stride = 0;
   int32_t *first_hit, *next_hit;  // Of each panel the first entry of `label_rows` that hits it; of each entry the next.
 
   Block(const SharedPlan& plan, int64_t block) {
@@ -27,7 +29,13 @@ struct Block {
     count = plan.batch_size - first < rows ? plan.batch_size - first : rows;
     exponentials = static_cast<T*>(plan.exponentials) + slot * plan.num_panels * rows * kWidthOfPanel<T>;
     inputs = static_cast<T*>(plan.block_inputs) + slot * rows * plan.dim_stride;
-    grads = static_cast<T*>(plan.block_grads) + slot * rows * plan.dim_stride;
+    if (plan.block_grads != nullptr) {
+      grads = static_cast<T*>(plan.block_grads) + slot * rows * plan.dim_stride;
+      grads_stride = plan.dim_stride;
+    } else if (plan.grad_inputs != nullptr) {
+      grads = static_cast<T*>(plan.grad_inputs) + first * plan.embedding_dim;
+      grads_stride = plan.embedding_dim;
+    }
     true_logits = static_cast<T*>(plan.block_true) + slot * rows * plan.num_true;
     scales = static_cast<T*>(plan.block_scales) + slot * rows;
     maxima = static_cast<T*>(plan.block_maxima) + slot * rows;
@@ -171,9 +179,9 @@ FASTNEG_INLINE void AddInputGrads(const SharedPlan& plan, const Block<T>& block,
   const T* candidates = static_cast<const T*>(plan.candidates) + panel * kWidth * plan.dim_stride;
   const Factors<T> factors{block.Panel(panel), kWidth, 1, candidates, plan.dim_stride, left < kWidth ? left : kWidth};
   if (panel == 0) {
-    MultiplyMatrix<T, Write::kSet>(factors, block.count, vecs, block.grads, plan.dim_stride);
+    MultiplyMatrix<T, Write::kSet>(factors, block.count, vecs, block.grads, block.grads_stride);
   } else {
-    MultiplyMatrix<T, Write::kAdd>(factors, block.count, vecs, block.grads, plan.dim_stride);
+    MultiplyMatrix<T, Write::kAdd>(factors, block.count, vecs, block.grads, block.grads_stride);
   }
 }
 
@@ -252,10 +260,9 @@ FASTNEG_INLINE void ClearUnweightedRows(const SharedPlan& plan, const Block<T>& 
       T* exponentials = block.Panel(panel) + r * kWidthOfPanel<T>;
       for (int64_t s = 0; s < kWidthOfPanel<T>; s += kLanes<T>) Store(exponentials + s, Zero<T>());
     }
-    for (int64_t d = 0; d < plan.dim_stride; d += kLanes<T>) {
-      Store(block.inputs + r * plan.dim_stride + d, Zero<T>());
-      if (plan.grad_inputs != nullptr) Store(block.grads + r * plan.dim_stride + d, Zero<T>());
-    }
+    for (int64_t d = 0; d < plan.dim_stride; d += kLanes<T>) Store(block.inputs + r * plan.dim_stride + d, Zero<T>());
+    for (int64_t d = 0; d < block.grads_stride; d += kLanes<T>)
+      Store(block.grads + r * block.grads_stride + d, Zero<T>());
   }
 }
 
@@ -271,7 +278,7 @@ FASTNEG_INLINE void FinishInputGrads(const SharedPlan& plan, const Block<T>& blo
       const T* coefficients = static_cast<const T*>(plan.true_coefficients) + first;
       const T scale = block.scales[r];
       ForChunks<T>(dim, [&](int64_t d, int64_t valid) FASTNEG_LAMBDA_INLINE {
-        Vec<T> grad = Load(block.grads + r * plan.dim_stride + d) * scale;
+        Vec<T> grad = Load(block.grads + r * block.grads_stride + d) * scale;
         for (int64_t t = 0; t < num_true; ++t) {
           if (coefficients[t] == T(0)) continue;  // Of a row without weight, whose labels may hold NaN.
           Storage* row = static_cast<Storage*>(plan.rows) + plan.label_rows[first + t] * plan.row_stride;

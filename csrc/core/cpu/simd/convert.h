@@ -78,8 +78,20 @@ FASTNEG_INLINE HalfBits LoadHalfBits(const void* p, int64_t count) {
   return bits;
 }
 
+#if defined(__AVX512BW__)  // One instruction where GCC 12 makes five of a conversion.
+typedef uint16_t Halves __attribute__((vector_size(kVectorBytes)));
+#endif
+
 FASTNEG_INLINE Vec<float> WidenBits(HalfBits bits, BFloat16) {
+#if defined(__AVX512BW__)
+  constexpr Halves kSpread = {0, 0, 0, 1, 0, 2,  0, 3,  0, 4,  0, 5,  0, 6,  0, 7,
+                              0, 8, 0, 9, 0, 10, 0, 11, 0, 12, 0, 13, 0, 14, 0, 15};
+  const __m512i wide = _mm512_castsi256_si512(reinterpret_cast<__m256i>(bits));
+  return reinterpret_cast<Vec<float>>(
+      _mm512_maskz_permutexvar_epi16(0xaaaaaaaa, reinterpret_cast<__m512i>(kSpread), wide));
+#else
   return reinterpret_cast<Vec<float>>(__builtin_convertvector(bits, Mask<float>) << 16);
+#endif
 }
 FASTNEG_INLINE Vec<float> WidenBits(HalfBits bits, Float16) {
 #if defined(__AVX512F__)  // maskz: GCC 12 warns of the plain intrinsic's undefined register.
@@ -107,9 +119,18 @@ FASTNEG_INLINE Vec<T> LoadWidened(const Storage* p, int64_t count) {
 FASTNEG_INLINE HalfBits NarrowToBits(Vec<float> v, BFloat16) {
   using Unsigned = Simd<float>::Unsigned;
   const Unsigned bits = reinterpret_cast<Unsigned>(v);
-  const Unsigned rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
-  const Unsigned nan = (bits >> 16) | 0x40u;
-  return __builtin_convertvector((bits & 0x7fffffffu) > 0x7f800000u ? nan : rounded, HalfBits);
+  const Unsigned rounded = bits + 0x7fffu + ((bits >> 16) & 1u);
+  const Unsigned both = v != v ? bits | 0x400000u : rounded;  // The upper halves are the result.
+#if defined(__AVX512BW__)
+  constexpr Halves kUpper = {1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31};
+  const __m512i packed =
+      _mm512_maskz_permutexvar_epi16(0xffff, reinterpret_cast<__m512i>(kUpper), reinterpret_cast<__m512i>(both));
+  HalfBits result;  // The plain casts of these intrinsics make GCC 12 warn too.
+  __builtin_memcpy(&result, &packed, sizeof(result));
+  return result;
+#else
+  return __builtin_convertvector(both >> 16, HalfBits);
+#endif
 }
 FASTNEG_INLINE HalfBits NarrowToBits(Vec<float> v, Float16) {
 #if defined(__AVX512F__)
@@ -134,7 +155,11 @@ FASTNEG_INLINE void StoreNarrowed(Storage* p, Vec<T> v, int64_t count) {
     if (count == kLanes<T>) {
       __builtin_memcpy(p, &bits, sizeof(bits));
     } else {
+#if defined(__AVX512BW__) && defined(__AVX512VL__)
+      _mm256_mask_storeu_epi16(p, static_cast<__mmask16>((1u << count) - 1), reinterpret_cast<__m256i>(bits));
+#else
       for (int64_t l = 0; l < count; ++l) p[l].bits = bits[l];
+#endif
     }
   }
 }

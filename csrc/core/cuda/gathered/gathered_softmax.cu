@@ -14,8 +14,6 @@ namespace {
 constexpr int64_t kMostRows = (int64_t{1} << 31) - 64;
 constexpr int64_t kLongestRow = 1 << 30;
 
-size_t StorageBytes(DType dtype) { return dtype == DType::kFloat64 ? 8 : dtype == DType::kFloat32 ? 4 : 2; }
-
 const GatheredKernels* Kernels(DType dtype) {
   switch (dtype) {
     case DType::kFloat16:

@@ -8,6 +8,7 @@
 
 #include "core/cuda/common/block_sums.cuh"
 #include "core/cuda/common/lanes.cuh"
+#include "core/cuda/common/narrow.cuh"
 #include "core/cuda/common/scalar.cuh"
 #include "core/cuda/common/softmax_row.cuh"
 #include "core/cuda/common/storage.cuh"
@@ -27,7 +28,8 @@ struct SvSoftmaxPlan {
   Scalar smooth;
   Scalar threshold;
 
-  // Results; null where not wanted. grad_pos and grad_neg come together.
+  // Results; null where not wanted. grad_pos and grad_neg come together; narrow_grads: they are of the storage type.
+  bool narrow_grads = false;
   void* loss = nullptr;
   void* grad_pos = nullptr;
   void* grad_neg = nullptr;  // May be neg_scores.
@@ -144,7 +146,10 @@ class GivenRow {
       if (exists_ && plan_.grad_weights != nullptr) {
         static_cast<T*>(plan_.grad_weights)[i_] = read_ ? T(static_cast<double>(loss) * inverse_count) : T(0);
       }
-      if (kGrad && exists_) static_cast<T*>(plan_.grad_pos)[i_] = counts ? -(negatives_ * scale) : T(0);
+      if (kGrad && exists_) {
+        const T grads[] = {counts ? -(negatives_ * scale) : T(0)};
+        StoreGrads(grads, plan_.grad_pos, i_);
+      }
     }
     if constexpr (kGrad) {
       if (!exists_) return;
@@ -215,7 +220,22 @@ class GivenRow {
     if (k >= plan_.num_negatives) return;
 #pragma unroll
     for (int v = 0; v < kVec; ++v) terms[v] = counts ? terms[v] * scale : T(0);
-    StoreValues<kVec>(terms, static_cast<T*>(plan_.grad_neg) + i_ * plan_.num_negatives + k);
+    StoreGrads(terms, plan_.grad_neg, i_ * plan_.num_negatives + k);
+  }
+
+  // As elements `first` and on of grad_pos or grad_neg.
+  template <int kCount>
+  __device__ __forceinline__ void StoreGrads(const T (&grads)[kCount], void* to, int64_t first) const {
+    if constexpr (sizeof(Storage) < sizeof(T)) {
+      if (plan_.narrow_grads) {
+        Pack<Storage, kCount> pack;
+#pragma unroll
+        for (int v = 0; v < kCount; ++v) Narrow(grads[v], &pack.elements[v]);
+        *reinterpret_cast<Pack<Storage, kCount>*>(static_cast<Storage*>(to) + first) = pack;
+        return;
+      }
+    }
+    StoreValues<kCount>(grads, static_cast<T*>(to) + first);
   }
 
   const SvSoftmaxPlan& plan_;

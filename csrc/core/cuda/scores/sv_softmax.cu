@@ -25,7 +25,8 @@ Status CheckPointers(const SvSoftmaxArgs& args) {
   const bool both_or_none = (args.grad_pos == nullptr) == (args.grad_neg == nullptr);
   const bool scalars_too = args.grad_scalars == nullptr || args.grad_neg != nullptr;
   const bool in_place = args.grad_neg != nullptr && args.num_negatives > 0 && args.grad_neg == args.neg_scores;
-  if (!have_scores || !both_or_none || !scalars_too || (in_place && args.dtype != ComputeType(args.dtype))) {
+  const DType grad_dtype = args.narrow_grads ? args.dtype : ComputeType(args.dtype);
+  if (!have_scores || !both_or_none || !scalars_too || (in_place && args.dtype != grad_dtype)) {
     return Status::kNullPointer;
   }
   return Status::kOk;
@@ -122,6 +123,7 @@ Status SvSoftmax(const SvSoftmaxArgs& args, Stream stream) {
   plan.smooth = {args.smooth, args.on_device.smooth};
   plan.threshold = {args.threshold, args.on_device.threshold};
   plan.loss = args.loss;
+  plan.narrow_grads = args.narrow_grads;
   plan.grad_pos = args.grad_pos;
   plan.grad_neg = args.grad_neg;
   plan.grad_weights = args.weights == nullptr ? nullptr : args.grad_weights;
