@@ -25,9 +25,8 @@ target_link_libraries(fastneg_core_options INTERFACE fastneg_options Threads::Th
 target_compile_options(fastneg_core_options INTERFACE
   -fno-exceptions -fno-rtti -ffp-contract=fast -fno-math-errno -fno-trapping-math)
 
-# The core for NumPy; the core's objects come to it further down. Its own unit takes as long as any, so it is first in
-# the order of building. Distributions pack Python's headers separately (python3-dev), so they may be missing, even
-# where scikit-build-core says that they should be.
+# The core for NumPy; the core's objects come to it further down. Distributions pack Python's headers separately
+# (python3-dev), so they may be missing, even where scikit-build-core says that they should be.
 if(Python_INCLUDE_DIR AND NOT EXISTS "${Python_INCLUDE_DIR}/Python.h")
   set(Python_Development.Module_FOUND FALSE)
 else()
@@ -46,14 +45,16 @@ elseif(NOT pybind11_FOUND)
 elseif(FASTNEG_SANITIZE)
   set(FASTNEG_CORE_PROBLEM "it is not built with sanitizers, which are for the C++ tests")
 else()
-  file(GLOB python_sources CONFIGURE_DEPENDS csrc/python/*.cc)
-  pybind11_add_module(fastneg_python MODULE NO_EXTRAS ${python_sources})
-  target_link_libraries(fastneg_python PRIVATE fastneg_options Threads::Threads)
-  target_compile_options(fastneg_python PRIVATE -O1)
   # One unit: reading pybind11's headers takes the compiler far longer than all the rest.
+  file(GLOB python_sources CONFIGURE_DEPENDS csrc/python/*.cc)
+  add_library(fastneg_bindings OBJECT ${python_sources})
+  target_link_libraries(fastneg_bindings PRIVATE fastneg_options pybind11::pybind11)
+  target_compile_options(fastneg_bindings PRIVATE $<$<CONFIG:Release>:-O0>)  # Checks and calls.
+  set_target_properties(fastneg_bindings PROPERTIES UNITY_BUILD ON UNITY_BUILD_BATCH_SIZE 0)
+  pybind11_add_module(fastneg_python MODULE NO_EXTRAS $<TARGET_OBJECTS:fastneg_bindings>)
+  target_link_libraries(fastneg_python PRIVATE fastneg_options Threads::Threads)
   set_target_properties(fastneg_python PROPERTIES
-    OUTPUT_NAME _core LIBRARY_OUTPUT_DIRECTORY "${FASTNEG_OUTPUT_DIR}" SKIP_BUILD_RPATH ON
-    UNITY_BUILD ON UNITY_BUILD_BATCH_SIZE 0)
+    OUTPUT_NAME _core LIBRARY_OUTPUT_DIRECTORY "${FASTNEG_OUTPUT_DIR}" SKIP_BUILD_RPATH ON)
   if(NOT APPLE)
     target_link_options(fastneg_python PRIVATE -Wl,-z,nodelete)
   endif()
@@ -72,11 +73,21 @@ set(pairwise_kernels ${kernel_sources})
 list(FILTER pairwise_kernels INCLUDE REGEX "pairwise_kernels")
 set_source_files_properties(${pairwise_kernels} PROPERTIES COMPILE_OPTIONS "$<$<CONFIG:Release>:-O3>")
 
+# One unit for all of a large family: its losses share much code.
+set(joined_kernels ${kernel_sources})
+list(FILTER joined_kernels INCLUDE REGEX "/(gathered|shared)/")
+foreach(source IN LISTS joined_kernels)
+  get_filename_component(family "${source}" DIRECTORY)
+  get_filename_component(family "${family}" NAME)
+  set_source_files_properties("${source}" PROPERTIES UNITY_GROUP "${family}")
+endforeach()
+
 # fastneg_add_kernels(<name> <namespace> <list of sources> <flags>...): one object library with kernels of one
 # instruction set. Adds it to FASTNEG_CORE_OBJECTS, and its name to FASTNEG_ISAS unless that is empty.
 function(fastneg_add_kernels name namespace sources)
   add_library(fastneg_${namespace} OBJECT ${${sources}})
   target_link_libraries(fastneg_${namespace} PRIVATE fastneg_core_options)
+  set_target_properties(fastneg_${namespace} PROPERTIES UNITY_BUILD ON UNITY_BUILD_MODE GROUP)
   target_compile_definitions(fastneg_${namespace} PRIVATE FASTNEG_ISA_NAMESPACE=${namespace})
   target_compile_options(fastneg_${namespace} PRIVATE
     "$<$<AND:$<CONFIG:Release>,$<CXX_COMPILER_ID:GNU>>:-O2;-fpeel-loops>" ${ARGN})
@@ -155,6 +166,10 @@ target_compile_options(fastneg_library PRIVATE -O1)  # Checks and calls: -O3 tak
 set_target_properties(fastneg_library PROPERTIES
   OUTPUT_NAME fastneg LIBRARY_OUTPUT_DIRECTORY "${FASTNEG_OUTPUT_DIR}" SKIP_BUILD_RPATH ON
   UNITY_BUILD ON UNITY_BUILD_BATCH_SIZE 11)
+if(TARGET fastneg_bindings)
+  # Ninja begins with what most has to wait for. The bindings' unit is a long one, and these are short.
+  add_dependencies(fastneg_library fastneg_bindings)
+endif()
 
 # TensorFlow's ops. The functions of the C API come from the libtensorflow_framework that is already loaded when
 # TensorFlow loads this library; an empty stand-in with its name gives the reference at link time.

@@ -175,7 +175,7 @@ constexpr int64_t kMaxItemStreams = kStreams + kStreams / 2;
 
 // The same as AddWeightedRows without the terms of weight 0, for the many that there are where few rows are active.
 template <typename T>
-FASTNEG_INLINE void AddNonzero(const WeightedSum<T>& sum, int64_t dim, bool add, T* out) {
+FASTNEG_NOINLINE void AddNonzero(const WeightedSum<T>& sum, int64_t dim, bool add, T* out) {
   T weights[kMaxItemStreams + 1];
   int64_t offsets[kMaxItemStreams + 1];
   int64_t used = 0;

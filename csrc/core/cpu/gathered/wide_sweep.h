@@ -67,7 +67,7 @@ class WideSweep {
       WeighPending(groups, in_use, block_weights, &pending);
       if (exp_weights != nullptr) {
         for (int g = 0; g < num_groups; ++g) {
-          Transpose<T>(block_weights[g]);
+          CallTranspose<T>(block_weights[g]);
           T* out = exp_weights + (first + g * kL) * plan_.exp_stride + block;
           const int64_t rows = n - g * kL < kL ? n - g * kL : kL;
           for (int64_t k = 0; k < rows; ++k) StoreAligned(out + k * plan_.exp_stride, block_weights[g][k]);

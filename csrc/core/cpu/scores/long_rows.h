@@ -80,7 +80,7 @@ class LongRows {
       rows.leads = TransposedSums<T>(leads);
       rows.hard = TransposedSums<T>(hard);
     }
-    const Vec<T> scales = finish_.Finish(first, count, rows, block);
+    const Vec<T> scales = finish_.CallFinish(first, count, rows, block);
     if constexpr (kGrads) {
       T scale[kL];
       Store(scale, scales);

@@ -65,7 +65,7 @@ class BlockSums {
     sums_[which] += left * right;
   }
 
-  FASTNEG_INLINE void Store(double scale, double* out) const {
+  FASTNEG_NOINLINE void Store(double scale, double* out) const {
     for (int s = 0; s < 4; ++s) {
       double sum = 0;
       for (int l = 0; l < kLanes<T>; ++l) sum += sums_[s][l];
@@ -147,6 +147,11 @@ class RowFinish {
       block->Add(3, weight, counts ? rows.hard * inverse * smooth_ : zero);
     }
     return scale;
+  }
+
+  // The same, for callers that are not worth a copy of all that code.
+  FASTNEG_NOINLINE Vec<T> CallFinish(int64_t first, int64_t count, const RowSums<T>& rows, BlockSums<T>* block) const {
+    return Finish(first, count, rows, block);
   }
 
  private:

@@ -97,8 +97,8 @@ FASTNEG_INLINE Vec<T> PairProducts(const T* const* a, const T* const* b, int64_t
         left[l] = Load(a[l] + d);
         right[l] = Load(b[l] + d);
       }
-      Transpose<T>(left);
-      Transpose<T>(right);
+      CallTranspose<T>(left);
+      CallTranspose<T>(right);
       const int64_t valid = end - d < kLanes<T> ? end - d : kLanes<T>;
       for (int64_t k = 0; k < valid; ++k) sum += left[k] * right[k];
     }
@@ -112,7 +112,7 @@ template <typename T>
 FASTNEG_INLINE Vec<T> LargestLanes(const T* lanes) {
   Vec<T> v[kLanes<T>];
   for (int l = 0; l < kLanes<T>; ++l) v[l] = Load(lanes + l * kLanes<T>);
-  Transpose<T>(v);
+  CallTranspose<T>(v);
   for (int l = 1; l < kLanes<T>; ++l) v[0] = Max<T>(v[l], v[0]);
   return v[0];
 }

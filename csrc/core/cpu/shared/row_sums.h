@@ -39,7 +39,7 @@ FASTNEG_INLINE void ClearLanes(int64_t count, T* lanes) {
 }
 
 template <typename T>
-FASTNEG_INLINE void AddLanes(int64_t count, const T* lanes, T* sums) {
+FASTNEG_NOINLINE void AddLanes(int64_t count, const T* lanes, T* sums) {
   for (int64_t r = 0; r < count; r += kLanes<T>) Store(sums + r, SumsOfLanes<T>(lanes + r * kLanes<T>));
 }
 

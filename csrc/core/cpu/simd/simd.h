@@ -279,6 +279,12 @@ FASTNEG_INLINE void Transpose(Vec<T>* v) {
   }
 }
 
+// The same, for callers that are not worth a copy of all that code.
+template <typename T>
+FASTNEG_NOINLINE void CallTranspose(Vec<T>* v) {
+  Transpose<T>(v);
+}
+
 // The sum of v's lanes, formed by the tree of TransposedSums.
 template <typename T, int kStep = 1>
 FASTNEG_INLINE T Sum(Vec<T> v) {
