@@ -51,6 +51,8 @@ def test_another_number_of_rows(xla_backend: str, name: str, argument: str, rows
         ("shuffled_cosine", "doc"),
         ("batch-normalized cosine", "doc"),
         ("sampled_softmax", "inputs"),
+        ("in_batch_softmax", "candidate_embeddings"),
+        ("positive_ranks", "candidate_embeddings"),
     ],
 )
 def test_another_width(xla_backend: str, name: str, argument: str) -> None:
