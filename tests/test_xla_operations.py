@@ -167,7 +167,7 @@ BAD_VALUES = {
         lambda ones: fastneg.sampled_softmax_loss(
             tf.ones([3, 4]), None, 3 * tf.cast(ones[:, :1], tf.int64), ones, 2, 3
         ),
-        r"`labels` must ",
+        r"`labels` must be in 0 \.\. 2, as `num_classes` says\. Received: 3\.",
     ),
 }
 
