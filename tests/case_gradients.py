@@ -1,21 +1,24 @@
-"""Values and gradients of the small cases, by any backend, and the truth of plain TensorFlow."""
+"""Values and gradients of cases, by any backend, and the truth of plain TensorFlow."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 import tensorflow as tf
-from small_cases import CASES
+from small_cases import CASES, Case
 
 import fastneg
 
-# What each loss is differentiated by.
+# What each loss is differentiated by. Ranks have no gradient.
 DIFFERENTIABLE = {
     "rolled_softmax": ("user_emb", "item_emb", "weights"),
     "shuffled_cosine": ("query", "doc"),
     "sv_softmax": ("pos_score", "neg_scores", "weights"),
     "pairwise_logistic": ("logits", "weights"),
+    "sampled_softmax": ("inputs",),
+    "in_batch_softmax": ("query_embeddings", "candidate_embeddings", "sample_weight"),
+    "positive_ranks": (),
 }
 TOLERANCES = {
     np.dtype(ml_dtypes.bfloat16): 1e-2,
@@ -28,21 +31,23 @@ UPSTREAM = 3.0  # Gradient of the loss.
 Results = tuple[Any, list[Any]]  # A loss and its gradients.
 
 
-def arguments_of(name: str, dtype: Any = np.float32) -> list[np.ndarray]:
+def arguments_of(
+    name: str, dtype: Any = np.float32, cases: Mapping[str, Case] = CASES
+) -> list[np.ndarray]:
     """The arguments of a case with embeddings or scores of a dtype."""
     compute_dtype = np.float64 if dtype == np.float64 else np.float32
-    wide = ("weights", "candidate_sampling_probability")
+    wide = ("weights", "sample_weight", "candidate_sampling_probability", "true_expected_count")
     return [
         value.astype(compute_dtype if key in wide else dtype)
         if value.dtype == np.float32 and key != "labels"
         else value
-        for key, value in CASES[name].arguments.items()
+        for key, value in cases[name].arguments.items()
     ]
 
 
-def with_gradients(name: str) -> Callable[..., Results]:
+def with_gradients(name: str, cases: Mapping[str, Case] = CASES) -> Callable[..., Results]:
     """A function of a case's arguments: its loss, `UPSTREAM` times, and the gradients of that."""
-    case = CASES[name]
+    case = cases[name]
 
     def compute(*arguments: tf.Tensor) -> Results:
         followed = [
@@ -56,6 +61,15 @@ def with_gradients(name: str) -> Callable[..., Results]:
         return loss, tape.gradient(loss, followed)
 
     return compute
+
+
+def value_and_gradients(loss: Callable[..., tf.Tensor], tensors: list[tf.Tensor]) -> list[Any]:
+    """A loss of tensors, and the gradients of all of them that have one."""
+    followed = [tensor for tensor in tensors if tensor.dtype.is_floating]
+    with tf.GradientTape() as tape:
+        tape.watch(followed)
+        value = loss(*tensors)
+    return [value, *(grad for grad in tape.gradient(value, followed) if grad is not None)]
 
 
 def truth_of(name: str, arguments: Sequence[np.ndarray]) -> Results:

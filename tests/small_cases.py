@@ -1,4 +1,4 @@
-"""One small problem of every loss, as arguments that have the batch as their first dimension."""
+"""A problem of every loss, as arguments that have the batch as their first dimension."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -8,12 +8,8 @@ import tensorflow as tf
 
 import fastneg
 
-B, NUM_CLASSES, NUM_SAMPLED = 6, 20, 5
-_RNG = np.random.default_rng(0)
-
-
-def _normal(*shape: int) -> np.ndarray:
-    return _RNG.normal(size=shape).astype(np.float32)
+B = 6
+WITHOUT_NUMBA = ("in_batch_softmax", "positive_ranks")
 
 
 class Case(NamedTuple):
@@ -21,89 +17,147 @@ class Case(NamedTuple):
     arguments: dict[str, np.ndarray]  # Each has the batch as its first dimension.
 
 
-def _sampled_softmax(labels: Any, inputs: Any, true_expected_count: Any) -> tf.Tensor:
-    table = np.linspace(-1, 1, 4 * NUM_CLASSES, dtype=np.float32).reshape(-1, 4)
-    sampled = (
-        np.arange(NUM_SAMPLED),
-        true_expected_count,
-        np.full(NUM_SAMPLED, 0.1, np.float32),
-    )
-    return fastneg.sampled_softmax_loss(
-        table, None, labels, inputs, NUM_SAMPLED, NUM_CLASSES, sampled_values=sampled
-    )
+def make(batch_size: int, embedding_dim: int, num_negatives: int) -> dict[str, Case]:
+    """A case of every loss, of a size."""
+    rng = np.random.default_rng(0)
+    shifts = np.arange(1, 2 * num_negatives, 2)
+    permutations = np.stack([rng.permutation(batch_size) for _ in range(num_negatives)])
+    num_sampled = 2 * num_negatives + 1
+    num_classes = 4 * num_sampled
+    table = np.linspace(-1, 1, num_classes * embedding_dim, dtype=np.float32)
+    table = table.reshape(num_classes, embedding_dim)
+    weights = np.arange(batch_size, dtype=np.float32)
+    labels = np.resize(np.array([1, 0, 1, 1, 1, 0], np.float32), batch_size)
+    probability = np.linspace(0.1, 0.2, batch_size, dtype=np.float32)
+    ids = np.arange(batch_size)
 
+    def normal(*shape: int) -> np.ndarray:
+        return rng.normal(size=shape).astype(np.float32)
 
-_WEIGHTS = np.arange(B, dtype=np.float32)
-_LABELS = np.array([1, 0, 1, 1, 1, 0], np.float32)
-_PROBABILITY = np.linspace(0.1, 0.2, B, dtype=np.float32)
-_PERMUTATIONS = np.stack([_RNG.permutation(B) for _ in range(2)])
+    def embeddings() -> np.ndarray:
+        return normal(batch_size, embedding_dim)
 
-CASES = {
-    "rolled_softmax": Case(
-        lambda user_emb, item_emb, labels, weights, probability, ids: (
-            fastneg.softmax_loss_with_negative_mining(
-                user_emb,
-                item_emb,
-                labels,
-                2,
-                weights=weights,
-                shifts=[1, 3],
+    def sampled_softmax(labels: Any, inputs: Any, true_expected_count: Any) -> tf.Tensor:
+        sampled = (
+            np.arange(num_sampled),
+            true_expected_count,
+            np.full(num_sampled, 0.1, true_expected_count.dtype.as_numpy_dtype),
+        )
+        return fastneg.sampled_softmax_loss(
+            tf.cast(table, inputs.dtype),
+            None,
+            labels,
+            inputs,
+            num_sampled,
+            num_classes,
+            sampled_values=sampled,
+        )
+
+    return {
+        "rolled_softmax": Case(
+            lambda user_emb, item_emb, labels, weights, probability, ids: (
+                fastneg.softmax_loss_with_negative_mining(
+                    user_emb,
+                    item_emb,
+                    labels,
+                    num_negatives,
+                    weights=weights,
+                    shifts=shifts,
+                    candidate_sampling_probability=probability,
+                    candidate_ids=ids,
+                )
+            ),
+            {
+                "user_emb": embeddings(),
+                "item_emb": embeddings(),
+                "labels": labels,
+                "weights": weights,
+                "candidate_sampling_probability": probability,
+                "candidate_ids": ids,
+            },
+        ),
+        "shuffled_cosine": Case(
+            lambda query, doc, probability, ids: fastneg.negative_cosine_loss(
+                query,
+                doc,
+                num_negatives,
+                permutations=permutations,
                 candidate_sampling_probability=probability,
                 candidate_ids=ids,
-            )
+            ),
+            {
+                "query": embeddings(),
+                "doc": embeddings(),
+                "candidate_sampling_probability": probability,
+                "candidate_ids": ids,
+            },
         ),
-        {
-            "user_emb": _normal(B, 4),
-            "item_emb": _normal(B, 4),
-            "labels": _LABELS,
-            "weights": _WEIGHTS,
-            "candidate_sampling_probability": _PROBABILITY,
-            "candidate_ids": np.arange(B),
-        },
-    ),
-    "shuffled_cosine": Case(
-        lambda query, doc, probability, ids: fastneg.negative_cosine_loss(
-            query,
-            doc,
-            2,
-            permutations=_PERMUTATIONS,
-            candidate_sampling_probability=probability,
-            candidate_ids=ids,
+        "batch-normalized cosine": Case(
+            lambda query, doc: fastneg.negative_cosine_loss(query, doc, normalize="batch"),
+            {"query": embeddings(), "doc": embeddings()},
         ),
-        {
-            "query": _normal(B, 4),
-            "doc": _normal(B, 4),
-            "candidate_sampling_probability": _PROBABILITY,
-            "candidate_ids": np.arange(B),
-        },
-    ),
-    "batch-normalized cosine": Case(
-        lambda query, doc: fastneg.negative_cosine_loss(query, doc, normalize="batch"),
-        {"query": _normal(B, 4), "doc": _normal(B, 4)},
-    ),
-    "sv_softmax": Case(
-        lambda pos_score, neg_scores, weights: fastneg.support_vector_guided_softmax_loss(
-            pos_score, neg_scores, weights=weights
+        "sv_softmax": Case(
+            lambda pos_score, neg_scores, weights: fastneg.support_vector_guided_softmax_loss(
+                pos_score, neg_scores, weights=weights
+            ),
+            {
+                "pos_score": normal(batch_size),
+                "neg_scores": normal(batch_size, num_negatives + 1),
+                "weights": weights,
+            },
         ),
-        {"pos_score": _normal(B), "neg_scores": _normal(B, 3), "weights": _WEIGHTS},
-    ),
-    "pairwise_logistic": Case(
-        lambda labels, logits, session_ids, weights: fastneg.pairwise_loss(
-            labels, logits, session_ids=session_ids, weights=weights
+        "pairwise_logistic": Case(
+            lambda labels, logits, session_ids, weights: fastneg.pairwise_loss(
+                labels, logits, session_ids=session_ids, weights=weights
+            ),
+            {
+                "labels": labels,
+                "logits": normal(batch_size),
+                "session_ids": np.zeros(batch_size, np.int32),
+                "weights": weights,
+            },
         ),
-        {
-            "labels": _LABELS,
-            "logits": _normal(B),
-            "session_ids": np.zeros(B, np.int32),
-            "weights": _WEIGHTS,
-        },
-    ),
-    "sampled_softmax": Case(
-        _sampled_softmax,
-        {
-            "labels": np.arange(B)[:, None],
-            "inputs": _normal(B, 4),
-            "true_expected_count": np.full((B, 1), 0.1, np.float32),
-        },
-    ),
-}
+        "sampled_softmax": Case(
+            sampled_softmax,
+            {
+                "labels": ids[:, None] % num_classes,
+                "inputs": embeddings(),
+                "true_expected_count": np.full((batch_size, 1), 0.1, np.float32),
+            },
+        ),
+        "in_batch_softmax": Case(
+            lambda query, candidate, weights, probability, positives, ids: (
+                fastneg.in_batch_softmax_loss(
+                    query,
+                    candidate,
+                    sample_weight=weights,
+                    temperature=0.7,
+                    candidate_sampling_probability=probability,
+                    positives=positives,
+                    candidate_ids=ids,
+                )
+            ),
+            {
+                "query_embeddings": embeddings(),
+                "candidate_embeddings": embeddings(),
+                "sample_weight": weights,
+                "candidate_sampling_probability": probability,
+                "positives": ids[::-1].copy(),
+                "candidate_ids": ids,
+            },
+        ),
+        "positive_ranks": Case(  # As numbers that can be added up, like losses.
+            lambda query, candidate, positives, ids: tf.cast(
+                fastneg.positive_ranks(query, candidate, positives, candidate_ids=ids), tf.float32
+            ),
+            {
+                "query_embeddings": embeddings(),
+                "candidate_embeddings": embeddings(),
+                "positives": ids[::-1].copy(),
+                "candidate_ids": ids,
+            },
+        ),
+    }
+
+
+CASES = make(B, 4, 2)

@@ -1,6 +1,7 @@
 """The native operations inside XLA: custom calls of the same kernels."""
 
 import pathlib
+import re
 from typing import Any
 
 import numpy as np
@@ -14,13 +15,21 @@ import fastneg
 from fastneg import _tensorflow, backends
 from fastneg.backends.native import xla
 
-# Cases that XLA calls kernels for, and the operations that they are.
+# Cases that XLA calls kernels for, and the operations that their values are.
 OPERATIONS = {
-    "rolled_softmax": "RolledSoftmax",
-    "shuffled_cosine": "ShuffledCosine",
-    "sv_softmax": "SvSoftmax",
-    "pairwise_logistic": "PairwiseLogistic",
+    "rolled_softmax": ["RolledSoftmax"],
+    "shuffled_cosine": ["ShuffledCosine"],
+    "sv_softmax": ["SvSoftmax"],
+    "pairwise_logistic": ["PairwiseLogistic"],
+    # The first finds the distinct rows of the table, which XLA gathers for the second.
+    "sampled_softmax": ["SampledRows", "SampledSoftmax"],
+    "in_batch_softmax": ["InBatchSoftmax"],
+    "positive_ranks": ["PositiveRanks"],
 }
+# What gradients call besides. The second operation computes the sampled softmax's along with the
+# value, for upstream gradients of 1. It has a loss, and so an upstream gradient, for each row; only
+# their values decide whether it is enough to scale those gradients.
+GRADIENT_OPERATIONS = {"sampled_softmax": ["SampledSoftmaxGrad"]}
 
 
 def _arguments(name: str, dtype: Any = np.float32) -> list[tf.Tensor]:
@@ -42,15 +51,40 @@ def test_same_bits_as_outside_xla(native_in_xla: str, name: str, dtype: Any) -> 
 
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_custom_calls_in_the_compiled_program(native_in_xla: str, name: str) -> None:
+    """The value and all gradients come from one run."""
     arguments = _arguments(name)
     for compute, with_grad in ((CASES[name].loss, False), (with_gradients(name), True)):
         compiled = tf.function(compute, jit_compile=True)
         program = compiled.experimental_get_compiler_ir(*arguments)(stage="optimized_hlo")
         calls = [line for line in program.splitlines() if 'custom_call_target="fastneg"' in line]
-        assert len(calls) == 1  # The value and all gradients come from one run.
-        assert f'op = "Fastneg>{OPERATIONS[name]}"' in calls[0]
-        gradient = arguments[1].shape.as_list()
-        assert (f"f32{gradient}".replace(" ", "") in calls[0].split(" custom-call")[0]) == with_grad
+        found = {re.search(r'op = "Fastneg>(\w+)"', call).group(1): call for call in calls}
+        expected = OPERATIONS[name] + GRADIENT_OPERATIONS.get(name, []) * with_grad
+        assert len(calls) == len(expected)
+        assert set(found) == set(expected)
+        results = found[OPERATIONS[name][-1]].split(" custom-call")[0]
+        gradient = f"f32{arguments[1].shape.as_list()}".replace(" ", "")
+        assert (gradient in results) == (with_grad and name != "positive_ranks")
+
+
+def test_same_bits_of_a_table(native_in_xla: str) -> None:
+    """Although XLA gathers as many rows as there could be, and not those that there are."""
+    labels, inputs, expected_count = _arguments("sampled_softmax")
+    sampled = (tf.constant([3, 7, 8]), expected_count, tf.fill([3], 0.1))
+
+    def compute(table: tf.Tensor, biases: tf.Tensor) -> list[tf.Tensor]:
+        with tf.GradientTape() as tape:
+            tape.watch([table, biases])
+            loss = fastneg.sampled_softmax_loss(
+                table, biases, labels, inputs, 3, len(table), sampled_values=sampled
+            )
+        grads = tape.gradient(loss, [table, biases], output_gradients=tf.range(1.0, B + 1))
+        return [loss, *map(tf.convert_to_tensor, grads)]
+
+    table = tf.random.normal([20, 4], seed=1)
+    expected = compute(table, table[:, 0])
+    actual = tf.function(compute, jit_compile=True)(table, table[:, 0])
+    for result, wanted in zip(actual, expected, strict=True):
+        np.testing.assert_array_equal(result, wanted)
 
 
 @pytest.mark.parametrize("upstream", [0.0, 1.0, -2.5, np.inf])
@@ -114,6 +148,26 @@ BAD_VALUES = {
     "temperature": (
         lambda ones: fastneg.pairwise_loss(ones[:, 0], ones[:, 0], temperature=ones[0, 0] - 1),
         r"`temperature` must not be 0\. Received: 0\.",
+    ),
+    "in-batch temperature": (
+        lambda ones: fastneg.in_batch_softmax_loss(ones, ones, temperature=ones[0, 0] - 1),
+        r"`temperature` must be positive and finite\. Received: 0\.",
+    ),
+    "in-batch positives": (
+        lambda ones: fastneg.in_batch_softmax_loss(
+            ones, ones, positives=B * tf.cast(ones[:, 0], tf.int64)
+        ),
+        r"`positives` must be at least 0 and less than .*, 6\. Received: positives\[0\] = 6\.",
+    ),
+    "positives of ranks": (
+        lambda ones: fastneg.positive_ranks(ones, ones, -tf.cast(ones[:, 0], tf.int64)),
+        r"`positives` must be at least 0 and less than .*, 6\. Received: positives\[0\] = -1\.",
+    ),
+    "labels": (
+        lambda ones: fastneg.sampled_softmax_loss(
+            tf.ones([3, 4]), None, 3 * tf.cast(ones[:, :1], tf.int64), ones, 2, 3
+        ),
+        r"`labels` must be in 0 \.\. 2, as `num_classes` says\. Received: 3\.",
     ),
 }
 

@@ -8,13 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
-from case_gradients import arguments_of, with_gradients
+from case_gradients import DIFFERENTIABLE, arguments_of, value_and_gradients, with_gradients
 from processes import run_python
 from small_cases import CASES
 
-import fastneg
-
-LOSSES = ("rolled_softmax", "shuffled_cosine", "sv_softmax", "pairwise_logistic")
+LOSSES = tuple(DIFFERENTIABLE)
+WITH_GRADIENTS = [name for name, keys in DIFFERENTIABLE.items() if keys]
 Step = Callable[..., Any]
 
 pytestmark = pytest.mark.usefixtures("native_in_xla")
@@ -41,36 +40,38 @@ def test_unknown_sizes(name: str) -> None:
     _assert_same(step(*tensors), with_gradients(name)(*tensors))
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", WITH_GRADIENTS)
 def test_a_tape_around_a_compiled_function(name: str) -> None:
     tensors = _tensors(name)
     compiled = tf.function(CASES[name].loss, input_signature=_unknown(tensors), jit_compile=True)
-    followed = [tensor for tensor in tensors if tensor.dtype.is_floating]
-    gradients = []
-    for loss in (compiled, CASES[name].loss):
-        with tf.GradientTape() as tape:
-            tape.watch(followed)
-            value = loss(*tensors)
-        gradients.append([grad for grad in tape.gradient(value, followed) if grad is not None])
-    assert gradients[0]
-    _assert_same(*gradients)
+    actual = value_and_gradients(compiled, tensors)
+    assert len(actual) > 1
+    _assert_same(actual, value_and_gradients(CASES[name].loss, tensors))
 
 
-def test_compiles_again_for_new_shapes_only() -> None:
-    traces = []
-
-    @tf.function(input_signature=[tf.TensorSpec([None, 8])], jit_compile=True)
-    def loss(users: tf.Tensor) -> tf.Tensor:
-        traces.append(1)
-        return fastneg.softmax_loss_with_negative_mining(users, users, users[:, 0], shifts=[1, 2])
-
-    for size in (5, 9, 5, 9):
-        users = tf.random.normal([size, 8], seed=size)
-        expected = fastneg.softmax_loss_with_negative_mining(
-            users, users, users[:, 0], shifts=[1, 2]
-        )
-        np.testing.assert_array_equal(loss(users), expected)
-    assert len(traces) == 1
+def test_compiles_again_for_new_shapes_only(tmp_path: Path) -> None:
+    """XLA writes down every program that it compiles."""
+    run_python(
+        """
+        import numpy as np, tensorflow as tf
+        import fastneg
+        traces = []
+        def shifted(users):
+            return fastneg.softmax_loss_with_negative_mining(
+                users, users, users[:, 0], shifts=[1, 2]
+            )
+        @tf.function(input_signature=[tf.TensorSpec([None, 8])], jit_compile=True)
+        def counted(users):
+            traces.append(1)
+            return shifted(users)
+        for size in (5, 9, 5, 9):
+            users = tf.random.normal([size, 8], seed=size)
+            np.testing.assert_array_equal(counted(users), shifted(users))
+        assert len(traces) == 1
+        """,
+        XLA_FLAGS=f"--xla_dump_to={tmp_path} --xla_dump_hlo_as_text",
+    )
+    assert len(list(tmp_path.glob("*counted*after_optimizations.txt"))) == 2
 
 
 def _in_a_loop(step: Step) -> Step:
@@ -96,25 +97,28 @@ def _recomputed(step: Step) -> Step:
     return tf.recompute_grad(step)
 
 
-def _twice(step: Step) -> Step:
-    return lambda *tensors: step(*tensors) + 2.0 * step(*[tensor + 0 for tensor in tensors])
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("wrap", [_in_a_loop, _in_a_branch, _recomputed])
+def test_parts_of_programs(wrap: Callable[[Step], Step], name: str) -> None:
+    arguments = dict(zip(CASES[name].arguments, _tensors(name), strict=True))
+    keys = [key for key, value in arguments.items() if value.dtype.is_floating]
 
+    def total(*values: tf.Tensor) -> tf.Tensor:
+        changed = dict(zip(keys, values, strict=True))
+        return tf.reduce_sum(CASES[name].loss(*{**arguments, **changed}.values()))
 
-@pytest.mark.parametrize("wrap", [_in_a_loop, _in_a_branch, _recomputed, _twice])
-def test_parts_of_programs(wrap: Callable[[Step], Step]) -> None:
-    users, items, *others = _tensors("rolled_softmax")
-    if wrap is _twice:
-        others = [tf.cast(other, tf.int32) if other.dtype == tf.bool else other for other in others]
-
-    def step(users: tf.Tensor, items: tf.Tensor) -> list[tf.Tensor]:
+    def step(*values: tf.Tensor) -> list[tf.Tensor]:
         with tf.GradientTape() as tape:
-            tape.watch([users, items])
-            loss = wrap(lambda *two: CASES["rolled_softmax"].loss(*two, *others))(users, items)
-        return [loss, *tape.gradient(loss, [users, items])]
+            tape.watch(values)
+            loss = wrap(total)(*values)
+        return [loss, *tape.gradient(loss, values, unconnected_gradients="zero")]
 
-    compiled = tf.function(step, jit_compile=True)(users, items)
-    for actual, expected in zip(compiled, tf.function(step)(users, items), strict=True):
-        np.testing.assert_allclose(actual, expected, rtol=1e-6, atol=1e-8)
+    values = [arguments[key] for key in keys]
+    expected = tf.function(step)(*values)
+    compiled = tf.function(step, jit_compile=True)(*values)
+    assert any(np.any(grad) for grad in expected[1:]) == (name in WITH_GRADIENTS)
+    for actual, wanted in zip(compiled, expected, strict=True):
+        np.testing.assert_allclose(actual, wanted, rtol=1e-6, atol=1e-7)
 
 
 def test_evaluation_inside_xla_computes_no_gradients() -> None:
@@ -147,67 +151,93 @@ def test_threads_that_compile_and_run_models_of_their_own() -> None:
 
 
 def test_saved_and_loaded_in_another_process(tmp_path: Path) -> None:
-    """A function that was compiled by XLA, and its gradient."""
-    users, *others = _tensors("rolled_softmax")
+    """Functions that were compiled by XLA, and their gradients."""
     module = tf.Module()
-    module.loss = tf.function(
-        lambda users: CASES["rolled_softmax"].loss(users, *others),
-        input_signature=[tf.TensorSpec([None, users.shape[1]])],
-        jit_compile=True,
-    )
-    with tf.GradientTape() as tape:
-        tape.watch(users)
-        loss = module.loss(users)
-    np.savez(tmp_path / "expected.npz", users=users, loss=loss, grad=tape.gradient(loss, users))
+    module.losses = {}
+    expected: dict[str, list[Any]] = {}
+    for name in LOSSES:
+        tensors = _tensors(name)
+        loss = tf.function(CASES[name].loss, input_signature=_unknown(tensors), jit_compile=True)
+        expected[name] = value_and_gradients(loss, tensors)
+        module.losses[name] = loss
+    np.savez(tmp_path / "expected.npz", *tf.nest.flatten(expected))
     tf.saved_model.save(module, str(tmp_path / "model"))
     run_python(
         f"""
         import numpy as np, tensorflow as tf
         import fastneg
-        model = tf.saved_model.load({str(tmp_path / "model")!r})
+        from case_gradients import arguments_of, value_and_gradients
+        losses = tf.saved_model.load({str(tmp_path / "model")!r}).losses
+        actual = {{
+            name: value_and_gradients(losses[name], list(map(tf.constant, arguments_of(name))))
+            for name in {LOSSES}
+        }}
         expected = np.load({str(tmp_path / "expected.npz")!r})
-        users = tf.constant(expected["users"])
-        with tf.GradientTape() as tape:
-            tape.watch(users)
-            loss = model.loss(users)
-        np.testing.assert_array_equal(loss, expected["loss"])
-        np.testing.assert_array_equal(tape.gradient(loss, users), expected["grad"])
+        for one, other in zip(tf.nest.flatten(actual), expected.values(), strict=True):
+            np.testing.assert_array_equal(one, other)
         """
     )
 
 
 def test_a_fork_after_use() -> None:
+    """The child, whose pool has lost its threads, has XLA's handler at work, without TensorFlow."""
     run_python(
         """
-        import os
+        import os, signal
         import numpy as np, tensorflow as tf
-        from case_gradients import arguments_of, with_gradients
-        tensors = [tf.constant(value) for value in arguments_of("rolled_softmax")]
-        step = tf.function(with_gradients("rolled_softmax"), jit_compile=True)
-        first = step(*tensors)[0]
+        import fastneg, ffi_frames, pool
+        from fastneg.backends.native.symbols import symbols
+        rng = np.random.default_rng(0)
+        labels, logits = rng.integers(0, 2, 5000), rng.normal(size=5000).astype(np.float32)
+        @tf.function(jit_compile=True)
+        def step(logits):
+            with tf.GradientTape() as tape:
+                tape.watch(logits)
+                loss = fastneg.pairwise_loss(labels, logits, margin=0.5)
+            return loss, tape.gradient(loss, logits)
+        tensor = tf.constant(logits)
+        expected = [result.numpy() for result in step(tensor)]
+        assert len(pool.rests()) == 2
+        def handled():
+            results = [np.zeros(shape, np.float32) for shape in ([], [5000], [0], [0])]
+            inputs = [labels, logits, np.float32(0.5), np.float32(1)]
+            ffi_frames.call(
+                symbols().FastnegXlaHandler,
+                "Fastneg>PairwiseLogistic",
+                list(map(np.asarray, inputs)),
+                results,
+                {"with_grad": True},
+            )
+            for actual, wanted in zip(results[:2], expected, strict=True):
+                np.testing.assert_array_equal(actual, wanted)
+            assert len(pool.rests()) == 2
         child = os.fork()
         if child == 0:
-            from fastneg.backends.native.symbols import symbols
-            os._exit(0 if symbols().FastnegNumThreads() > 0 else 1)
+            signal.alarm(120)
+            try:
+                assert len(pool.rests()) == 0
+                handled()
+                handled()
+                os._exit(0)
+            finally:
+                os._exit(1)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-        assert step(*tensors)[0] == first
-        """
-    )
-
-
-@pytest.mark.parametrize("threads", [1, 3])
-def test_numbers_of_threads(threads: int) -> None:
-    run_python(
-        """
-        import numpy as np, tensorflow as tf
-        import fastneg
-        users, items = (tf.random.normal([600, 32], seed=seed) for seed in (1, 2))
-        def loss():
-            return fastneg.softmax_loss_with_negative_mining(
-                users, items, tf.ones([600]), shifts=np.arange(1, 40)
-            )
-        np.testing.assert_array_equal(tf.function(loss, jit_compile=True)(), loss())
-        assert fastneg.build_info()["native_threads_from"] == "FASTNEG_NUM_THREADS"
+        handled()
+        for actual, wanted in zip(step(tensor), expected, strict=True):
+            np.testing.assert_array_equal(actual, wanted)
         """,
-        FASTNEG_NUM_THREADS=str(threads),
+        FASTNEG_NUM_THREADS="3",
     )
+
+
+def test_several_threads(tmp_path: Path) -> None:
+    """Threads of the pool compute each loss, with the bits that one thread gets outside XLA."""
+    for threads in (1, 3):
+        run_python(
+            f"import probe_xla_threads; probe_xla_threads.run({str(tmp_path / str(threads))!r})",
+            FASTNEG_NUM_THREADS=str(threads),
+        )
+    one, three = (np.load(tmp_path / f"{threads}.npz") for threads in (1, 3))
+    assert len(one) == len(three)
+    for name, result in one.items():
+        np.testing.assert_array_equal(result, three[name])

@@ -36,7 +36,12 @@ def test_what_fits(xla_backend: str, name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "argument"), [(name, argument) for name in CASES for argument in CASES[name].arguments]
 )
-def test_another_number_of_rows(xla_backend: str, name: str, argument: str, rows: int) -> None:
+def test_another_number_of_rows(
+    request: pytest.FixtureRequest, xla_backend: str, name: str, argument: str, rows: int
+) -> None:
+    if (xla_backend, name, argument, rows) == ("native", "positive_ranks", "query_embeddings", 0):
+        reason = "XLA leaves out a call that returns nothing, and with it what the call checks."
+        request.applymarker(pytest.mark.xfail(strict=True, reason=reason))
     case = CASES[name]
     value = case.arguments[argument]
     values = {**case.arguments, argument: np.concatenate([value, value])[:rows]}
@@ -51,6 +56,8 @@ def test_another_number_of_rows(xla_backend: str, name: str, argument: str, rows
         ("shuffled_cosine", "doc"),
         ("batch-normalized cosine", "doc"),
         ("sampled_softmax", "inputs"),
+        ("in_batch_softmax", "candidate_embeddings"),
+        ("positive_ranks", "candidate_embeddings"),
     ],
 )
 def test_another_width(xla_backend: str, name: str, argument: str) -> None:
