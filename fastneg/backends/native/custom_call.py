@@ -106,6 +106,18 @@ def change(node: tf.Operation, description: Description, results: Sequence[Resul
         output.set_shape(shape)
 
 
+def by_row(name: str, tensor: tf.Tensor, num_rows: tf.Tensor) -> tf.Tensor:
+    """Checks that a tensor has no rows where a batch has none.
+
+    XLA leaves out a call that returns nothing, and with it what the call checks.
+    """
+    expected = tf.where(num_rows == 0, num_rows, tf.shape(tensor)[0])
+    shape = tf.concat([[expected], tf.shape(tensor)[1:]], axis=0)
+    checked = tf.reshape(tensor, shape, name=f"{name}_has_a_row_for_each_input")
+    checked.set_shape([None, *tensor.shape[1:]])
+    return checked
+
+
 def ranked(tensor: tf.Tensor, rank: int | None = None) -> tf.Tensor:
     """A tensor whose rank is known: if nothing else tells it, `rank`, or that of a vector."""
     if tensor.shape.rank is not None:

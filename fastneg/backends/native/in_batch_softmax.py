@@ -12,7 +12,7 @@ from fastneg import _tensorflow
 from fastneg.arguments.in_batch_softmax import InBatchSoftmaxArguments
 from fastneg.backends import autodiff
 from fastneg.backends.native import xla
-from fastneg.backends.native.custom_call import ranked
+from fastneg.backends.native.custom_call import by_row, ranked
 from fastneg.backends.native.fused_loss import FusedLoss, Grads, reshaped
 from fastneg.backends.native.scale_grad import scale_grad
 from fastneg.backends.native.sizes import Shape, rows, sizes, static
@@ -43,9 +43,20 @@ def in_batch_softmax(arguments: InBatchSoftmaxArguments) -> tf.Tensor:
         if isinstance(value, tf.Tensor)
     ]
     per_row = arguments.reduction == "none"
+    weights, positives = arguments.sample_weight, arguments.positives
     score_mask = arguments.score_mask
-    if score_mask is not None and xla.is_the_way("in_batch_softmax"):
-        score_mask = ranked(score_mask, 2)
+    if xla.is_the_way("in_batch_softmax"):
+        if score_mask is not None:
+            score_mask = ranked(score_mask, 2)
+        if per_row:
+            weights, positives, score_mask = (
+                None if tensor is None else by_row(name, ranked(tensor), tf.shape(query)[0])
+                for name, tensor in (
+                    ("sample_weight", weights),
+                    ("positives", positives),
+                    ("score_mask", score_mask),
+                )
+            )
     loss = _loss(
         [
             query,
@@ -55,9 +66,9 @@ def in_batch_softmax(arguments: InBatchSoftmaxArguments) -> tf.Tensor:
             arguments.negative_weight,
         ],
         [
-            arguments.sample_weight,
+            weights,
             arguments.candidate_sampling_probability,
-            arguments.positives,
+            positives,
             arguments.candidate_ids,
             arguments.candidate_mask,
             score_mask,

@@ -4,7 +4,7 @@ import tensorflow as tf
 
 from fastneg.arguments.in_batch_softmax import PositiveRanksArguments
 from fastneg.backends.native import xla
-from fastneg.backends.native.custom_call import Description, Result, custom_call, ranked
+from fastneg.backends.native.custom_call import Description, Result, by_row, custom_call, ranked
 from fastneg.backends.native.library import operations
 from fastneg.backends.native.sizes import rows, static
 
@@ -35,6 +35,9 @@ def positive_ranks(arguments: PositiveRanksArguments) -> tf.Tensor:
         None if tensor is None else ranked(tensor, 2 if tensor is arguments.score_mask else 1)
         for tensor in optional
     ]
+    for place, name in enumerate(_OPTIONAL.values()):
+        if name in ("positives", "score_mask") and optional[place] is not None:
+            optional[place] = by_row(name, optional[place], tf.shape(query)[0])
     present = {
         name: int(tensor is not None) for name, tensor in zip(_OPTIONAL, optional, strict=True)
     }

@@ -20,6 +20,7 @@ from fastneg.backends.native import xla
 from fastneg.backends.native.custom_call import (
     Description,
     Result,
+    by_row,
     custom_call,
     is_custom_call,
     ranked,
@@ -81,11 +82,7 @@ def _sampled_rows(arguments: SampledSoftmaxArguments) -> _Found:
         return _Found(*found)
     # Shapes must not depend on values: there are as many rows as can be.
     labels, sampled = ranked(arguments.labels, 2), ranked(arguments.sampled, 1)
-    # XLA leaves out a call that returns nothing, and with it the check of a batch without inputs.
-    num_labels = tf.shape(labels)[0]
-    num_inputs = tf.shape(arguments.inputs)[0]
-    expected = tf.where(num_inputs == 0, num_inputs, num_labels)
-    labels = tf.reshape(labels, [expected, num_true], name="labels_have_a_row_for_each_input")
+    labels = by_row("labels", labels, tf.shape(arguments.inputs)[0])
     named = tf.concat([tf.reshape(labels, [-1]), sampled], axis=0)
     attributes = {
         "num_classes": num_classes,
