@@ -19,7 +19,7 @@ in_batch_softmax | 4096,4096,128 | in_batch_softmax_loss | batch and candidates 
 rolled_softmax | 4096,64,128 | softmax_loss_with_negative_mining | batch 4096, 64 negatives, width 128
 shuffled_cosine | 4096,20,64 | negative_cosine_loss | batch 4096, 20 negatives, width 64
 sampled_softmax | 1000000,4096,4096,64 | sampled_softmax_loss | 1000000 classes, batch and samples 4096, width 64
-sv_softmax | 8192,256 | support_vector_guided_softmax_loss | 8192 rows, 256 negatives
+sv_softmax | 512,20 | support_vector_guided_softmax_loss | 512 rows, 20 negatives
 pairwise_logistic | 8192,2,20,0 | pairwise_loss | batch 8192, 20% positives
 """  # noqa: E501
 FASTNEG, PUBLISHED, FASTEST = "fastneg native", "published, graph", "best TensorFlow form"
@@ -159,7 +159,7 @@ class Example:
 def caption(found: list[Example]) -> str:
     """What the times of some examples are."""
     without = [example for example in found if example.step is None]
-    if len(without) == len(found):
+    if found and len(without) == len(found):
         return "Times of the loss and its gradients, called alone."
     return (
         "What the loss takes of a training step: a step with it less the same step with a sum of "
@@ -193,11 +193,22 @@ def readme_table(machine: str) -> str:
         "| against fastest | peak memory, published | fastneg |",
         "|" + "---|" * 9,
     ]
-    found = examples(SUMMARY.strip().splitlines(), machine)
-    for example in found:
-        board, j = example.board, example.column
-        memory = (board.cell(f"peak memory, {name}: MiB", j) for name in (PUBLISHED, FASTNEG))
-        cells = [f"`{example.loss}`", example.size, *example.times()]
+    summary = SUMMARY.strip().splitlines()
+    found = examples(summary, machine)
+    by_loss = {example.loss: example for example in found}
+    steps = training_steps(machine)
+    for line in summary:
+        stem, workload, loss, size = (part.strip() for part in line.split("|"))
+        memory = ["-", "-"]
+        if loss in by_loss:
+            board, j = by_loss[loss].board, by_loss[loss].column
+            memory = [board.cell(f"peak memory, {name}: MiB", j) for name in (PUBLISHED, FASTNEG)]
+            times = by_loss[loss].times()
+        elif (stem, workload) in steps:  # Not called alone on this machine.
+            times = steps[stem, workload].cells()
+        else:
+            continue
+        cells = [f"`{loss}`", size, *times]
         cells += [text if text == "-" else f"{text} MiB" for text in memory]
         lines.append("| " + " | ".join(cells) + " |")
     title = machines().get(machine, {}).get("title", machine.replace("-", " "))

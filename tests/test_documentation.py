@@ -89,7 +89,7 @@ def test_readme_table_has_the_training_step_first(
     saved_results = importlib.import_module("saved_results")
     monkeypatch.setattr(saved_results, "RESULTS", tmp_path)
     board = """
-| P,K | 8192,256 |
+| P,K | 512,20 |
 |-----|---------:|
 | published, graph: ms | 1.2e+03 |
 | no maximum, XLA: ms | 8 |
@@ -100,12 +100,12 @@ def test_readme_table_has_the_training_step_first(
 | peak memory, fastneg native: MiB | 0.5 |
 """
     (tmp_path / "sv_softmax-here.md").write_text(board)
-    start = "| `support_vector_guided_softmax_loss` | 8192 rows, 256 negatives | "
+    start = "| `support_vector_guided_softmax_loss` | 512 rows, 20 negatives | "
     alone, _, caption = saved_results.readme_table("here").splitlines()[2:]
     assert alone == f"{start}1200 ms | 8 ms | 2 ms | 600x | 4x | - | 0.5 MiB |"
     assert "called alone. Machine: here." in caption
     (tmp_path / "training_step-here.json").write_text(
-        '[{"loss": "sv_softmax", "workload": "8192,256", "published_ms": null, '
+        '[{"loss": "sv_softmax", "workload": "512,20", "published_ms": null, '
         '"fastest_ms": 7.5, "fastneg_ms": 1.5, "trivial_step_ms": 1, "fastest_form": ""}]'
     )
     both, _, caption = saved_results.readme_table("here").splitlines()[2:]
@@ -113,6 +113,9 @@ def test_readme_table_has_the_training_step_first(
         f"{start}- (1200 ms) | 7.5 ms (8 ms) | 1.5 ms (2 ms) | - (600x) | 5x (4x) | - | 0.5 MiB |"
     )
     assert "of a training step" in caption
+    (tmp_path / "sv_softmax-here.md").unlink()  # Never called alone there.
+    step, _, _ = saved_results.readme_table("here").splitlines()[2:]
+    assert step == f"{start}- | 7.5 ms | 1.5 ms | - | 5x | - | - |"
 
 
 def test_links_of_the_readme_lead_somewhere() -> None:
