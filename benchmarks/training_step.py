@@ -3,7 +3,8 @@
 A step computes the loss's differentiated inputs with a linear layer each, the loss, all gradients,
 and updates the weights. The share of a loss is the time of a step with it less the time of the same
 step with a sum of squares in its place. Contenders run in blocks, one for some seconds and then the
-next, as a training runs; `python -m pytest benchmarks` calls them in turns.
+next, as a training runs; `python -m pytest benchmarks` calls them in turns. Each result is compared
+with the float64 truth before it is timed.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from suite import NUM_THREADS, PUBLISHED, Contender, Suite, Workload, load_suite
+from suite import NUM_THREADS, PUBLISHED, Contender, Suite, Workload, load_suite, make_step
 
 NUM_FEATURES = 32
 LEARNING_RATE = 1e-4
@@ -37,14 +38,14 @@ SIZES = {
 
 
 def make_training_step(
-    loss_fn: Callable[..., tf.Tensor],
+    compute: Callable[..., tuple[tf.Tensor, ...]],
     arguments: Sequence[tf.Tensor],
     num_differentiated: int,
-    jit_compile: bool = False,
 ) -> Callable[[], tf.Tensor]:
     """A step of the training, without arguments; returns the loss.
 
-    Loss and gradients by its inputs are one program where XLA compiles them.
+    `compute` is what `suite.make_step` returns: loss and gradients, one program where XLA compiles
+    them.
 
     A differentiated input is what it is in the isolated benchmark plus features times weights. One
     with more rows than a batch has is a table, and is trained itself.
@@ -62,17 +63,7 @@ def make_training_step(
         variables.append(tf.Variable(tf.zeros([NUM_FEATURES, columns])))
         towers.append(_tower(base, tf.constant(features)))
     others = arguments[num_differentiated:]
-
     towered = [i for i, tower in enumerate(towers) if tower is not None]
-
-    def loss_and_gradients(*inputs: Any) -> tuple[tf.Tensor, list[Any]]:
-        differentiated = list(inputs[:num_differentiated])
-        with tf.GradientTape() as tape:
-            tape.watch(differentiated)
-            loss = loss_fn(*inputs)
-        return loss, tape.gradient(loss, differentiated)
-
-    compiled = tf.function(loss_and_gradients, jit_compile=jit_compile or None)
 
     @tf.function
     def step() -> tf.Tensor:
@@ -80,7 +71,14 @@ def make_training_step(
         with tf.GradientTape() as tape:
             for i in towered:
                 inputs[i] = towers[i](variables[i])
-        loss, grads = compiled(*inputs, *others)
+        loss, *tensors = compute(*inputs, *others)
+        comes_in_rows = len(tensors) > num_differentiated  # A table's gradient: values, indices.
+        grads = []
+        for tower in towers:
+            grad = tensors.pop(0)
+            if tower is None and comes_in_rows:
+                grad = tf.IndexedSlices(grad, tensors.pop(0))
+            grads.append(grad)
         of_towers = tape.gradient(
             [inputs[i] for i in towered],
             [variables[i] for i in towered],
@@ -144,11 +142,15 @@ def measure(suite: Suite, workload: Workload, seconds: float) -> dict[str, Any]:
     arguments = suite.make_tensors(workload, inputs)
     count = suite.num_differentiated
     has_table = suite.stem == "sampled_softmax"
-    steps = {"trivial": make_training_step(_trivial(count, has_table), arguments, count)}
+    trivial = make_step(_trivial(count, has_table), count)
+    steps = {"trivial": make_training_step(trivial, arguments, count)}
+    truth = suite.compute_truth(inputs)
     for contender in contenders_of(suite, workload):
-        steps[contender.name] = make_training_step(
-            contender.loss_fn, arguments, count, contender.jit_compile
-        )
+        compute = make_step(contender.loss_fn, count, contender.jit_compile)
+        loss, *grads = (value.numpy() for value in compute(*arguments))
+        if problem := suite.describe_error(truth, float(loss), tuple(grads)):
+            raise ValueError(f"{contender.name} at {workload.name}: {problem}")
+        steps[contender.name] = make_training_step(compute, arguments, count)
     blocks: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(ROUNDS):
         for name, step in steps.items():

@@ -438,7 +438,7 @@ int WorthwhileThreads(const PositiveRanksArgs& args, int num_threads);
 // "x86-64-v4-bf16" and "x86-64-v4-amx".
 const char* const* AvailableIsas();
 
-// The instruction set in use: the strongest available one, or the one that FASTNEG_ISA names.
+// The instruction set in use: the last of those, or the one that FASTNEG_ISA names.
 const char* ActiveIsa();
 
 // Chooses the instruction set for the calls that follow; false (and no change) if it is not available.

@@ -79,7 +79,7 @@ struct IsaList {
 #if defined(FASTNEG_HAVE_X86_64_V4_BF16)
     static const TableWithPairs with_pairs(isa_v4::kTable, &isa_v4_bf16::kInBatchPairKernels);
     const bool bf16 = v4 && __builtin_cpu_supports("avx512bf16");
-    // Intel's processors multiply half as many pairs as AMD's in the time of as many products of float.
+    // Intel's processors multiply and add numbers of float in half the time that as many in pairs take.
     const bool pairs_are_slow = __builtin_cpu_is("intel");
     if (bf16 && pairs_are_slow) Add("x86-64-v4-bf16", &with_pairs.table);
 #endif
