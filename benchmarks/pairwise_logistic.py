@@ -156,7 +156,13 @@ def _gathered() -> suite.Contender:
         needed = 20 * pairs
         return f"needs about {needed / 2**30:.1f} GiB" if needed > free else None
 
-    return suite.Contender("gathered, graph", "TensorFlow form", build, why_skipped)
+    return suite.Contender(
+        "gathered, graph",
+        "TensorFlow form",
+        build,
+        why_skipped,
+        loss_of=lambda workload: gathered(workload.num_labels),
+    )
 
 
 SUITE = suite.Suite(

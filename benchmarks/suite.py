@@ -85,7 +85,7 @@ class Contender:
         why_skipped: The reason not to run a workload that it was meant for, or None.
         everywhere: Whether it runs at the sizes that only compare widths and dtypes.
         float32_only: Whether it leaves the half types out.
-        loss_fn: The loss by itself, where it is TensorFlow's to differentiate.
+        loss_of: The loss by itself for a workload, where it is TensorFlow's to differentiate.
         jit_compile: Whether XLA compiles it.
     """
 
@@ -95,7 +95,7 @@ class Contender:
     why_skipped: Callable[[Any], str | None] = lambda _: None
     everywhere: bool = True
     float32_only: bool = True
-    loss_fn: Callable[..., tf.Tensor] | None = None
+    loss_of: Callable[[Any], Callable[..., tf.Tensor]] | None = None
     jit_compile: bool = False
 
     def is_meant_for(self, workload: Workload) -> bool:
@@ -251,7 +251,7 @@ def tensorflow_form(
         return repeated(step, make_tensors(workload, inputs))
 
     suffix = "XLA" if jit_compile else "graph"
-    own = {"loss_fn": loss_fn, "jit_compile": jit_compile}
+    own = {"loss_of": lambda _: loss_fn, "jit_compile": jit_compile}
     return Contender(f"{name}, {suffix}", "TensorFlow form", build, **own, **options)
 
 
@@ -294,7 +294,7 @@ def fastneg_backends(
             "fastneg",
             build_on("native"),
             float32_only=False,
-            loss_fn=fastneg_loss("native"),
+            loss_of=lambda _: fastneg_loss("native"),
         ),
         *([native_in_xla] if in_xla else []),
         Contender("fastneg numba", "fastneg", build_on("numba"), float32_only=False),

@@ -117,7 +117,7 @@ def contenders_of(suite: Suite, workload: Workload) -> list[Contender]:
     return [
         contender
         for contender in suite.contenders
-        if contender.loss_fn is not None
+        if contender.loss_of is not None
         and contender.is_meant_for(workload)
         and contender.why_skipped(workload) is None
     ]
@@ -146,7 +146,7 @@ def measure(suite: Suite, workload: Workload, seconds: float) -> dict[str, Any]:
     steps = {"trivial": make_training_step(trivial, arguments, count)}
     truth = suite.compute_truth(inputs)
     for contender in contenders_of(suite, workload):
-        compute = make_step(contender.loss_fn, count, contender.jit_compile)
+        compute = make_step(contender.loss_of(workload), count, contender.jit_compile)
         loss, *grads = (value.numpy() for value in compute(*arguments))
         if problem := suite.describe_error(truth, float(loss), tuple(grads)):
             raise ValueError(f"{contender.name} at {workload.name}: {problem}")
