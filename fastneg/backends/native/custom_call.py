@@ -61,11 +61,14 @@ class Result(NamedTuple):
         dtype: Its type.
         shape: Its shape.
         fixed: Whether that is its shape for good, and not only until the call is changed.
+        operand: The number of the input whose buffer becomes the result's. XLA copies the input if
+            anything else needs it. Its type has to be the result's.
     """
 
     dtype: tf.DType
     shape: Shape
     fixed: bool = True
+    operand: int | None = None
 
 
 def custom_call(
@@ -181,6 +184,14 @@ def _module(
     attributes.append(f"operand_layouts = [{', '.join(layouts)}]")
     ranks = [len(result.shape or ()) for result in results]
     attributes.append(f"result_layouts = [{', '.join(map(_layout, ranks))}]")
+    in_place = [
+        f"#stablehlo.output_operand_alias<output_tuple_indices = [{i if len(results) > 1 else ''}],"
+        f" operand_index = {result.operand}, operand_tuple_indices = []>"
+        for i, result in enumerate(results)
+        if result.operand is not None
+    ]
+    if in_place:
+        attributes.append(f"output_operand_aliases = [{', '.join(in_place)}]")
     values = ", ".join(f"%results#{i}" for i in range(len(results)))
     header = json.dumps(description._asdict(), sort_keys=True)
     return "\n".join(

@@ -121,15 +121,14 @@ def _grad_in_xla(
     grad_loss: tf.Tensor, call: Call, biases: list[tf.Tensor], remove_accidental_hits: bool
 ) -> list[tf.Tensor]:
     attributes = {"remove_accidental_hits": remove_accidental_hits, "num_biases": len(biases)}
-    _, unit_rows, unit_inputs, unit_biases = call.outputs
-    dtype = call.required[0].dtype
+    unit_grads = call.outputs[1:]
+    dtypes = [call.required[0].dtype, call.required[1].dtype, grad_loss.dtype]
     return custom_call(
         Description("Fastneg>SampledSoftmaxGrad", attributes, {}),
-        [grad_loss, unit_rows, unit_inputs, unit_biases, *call.required, *biases],
+        [grad_loss, *unit_grads, *call.required, *biases],
         [
-            Result(dtype, sizes(unit_rows)),
-            Result(dtype, sizes(unit_inputs)),
-            Result(grad_loss.dtype, sizes(unit_biases)),
+            Result(dtype, sizes(unit_grad), operand=i if unit_grad.dtype == dtype else None)
+            for i, (unit_grad, dtype) in enumerate(zip(unit_grads, dtypes, strict=True), 1)
         ],
         xla.platforms("sampled_softmax"),
     )
