@@ -2,6 +2,7 @@
 #include "core/api.h"
 #include "core/cpu/isa.h"
 #include "core/cpu/runtime/flush_denormals.h"
+#include "core/cpu/runtime/huge_pages.h"
 #include "core/cpu/shared/in_batch_call.h"
 #include "core/sizes.h"
 #include "core/workspace.h"
@@ -43,6 +44,8 @@ Status PositiveRanks(const PositiveRanksArgs& args) {
   cpu::InBatchPlan plan = LayOut(args, kernels, &layout, &workspace);
   if (workspace.overflow()) return Status::kInvalidSize;
   if (args.workspace == nullptr || args.workspace_bytes < workspace.used()) return Status::kWorkspaceTooSmall;
+  constexpr size_t kLarge = 2 << 20;  // What is smaller has no huge page of its own.
+  if (workspace.used() >= kLarge) cpu::PreferHugePages(args.workspace, workspace.used());
   layout.Fill(args, &plan);
   plan.ranks = args.ranks;
 
