@@ -6,7 +6,7 @@ namespace fastneg::cpu::FASTNEG_ISA_NAMESPACE {
 extern const CommonKernels kCommonKernels;
 extern const GatheredKernels kRolledSoftmaxKernels;
 extern const GatheredKernels kShuffledCosineKernels;
-extern const SharedKernels kSampledSoftmaxKernels;
+extern const SampledKernels kSampledSoftmaxKernels;
 extern const InBatchKernels kInBatchSoftmaxKernels;
 extern const SvSoftmaxKernels kSvSoftmaxKernels;
 extern const PairwiseKernels kPairwiseKernels;

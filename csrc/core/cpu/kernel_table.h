@@ -17,7 +17,7 @@ struct KernelTable {
   const CommonKernels* common;
   const GatheredKernels* rolled_softmax;
   const GatheredKernels* shuffled_cosine;
-  const SharedKernels* sampled_softmax;
+  const SampledKernels* sampled_softmax;
   const InBatchKernels* in_batch_softmax;
   const SvSoftmaxKernels* sv_softmax;
   const PairwiseKernels* pairwise;

@@ -13,6 +13,29 @@ inline void RunPhases(const Executor& executor, const Phase* phases, int num_pha
   }
 }
 
+// Hands over phases a few at a time, so that no list of them has to be stored.
+class PhaseQueue {
+ public:
+  PhaseQueue(const Executor& executor, void* context) : executor_(executor), context_(context) {}
+
+  void Push(const Phase& phase) {
+    if (size_ == kCapacity) Flush();
+    phases_[size_++] = phase;
+  }
+
+  void Flush() {
+    RunPhases(executor_, phases_, size_, context_);
+    size_ = 0;
+  }
+
+ private:
+  static constexpr int kCapacity = 32;
+  const Executor& executor_;
+  void* context_;
+  Phase phases_[kCapacity];
+  int size_ = 0;
+};
+
 }  // namespace fastneg::cpu
 
 #endif  // FASTNEG_CORE_CPU_RUNTIME_PHASES_H_

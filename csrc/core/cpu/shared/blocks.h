@@ -61,6 +61,15 @@ inline Blocks CutIntoBlocks(int64_t batch_size, int num_threads, const BlockByte
   return blocks;
 }
 
+// f(round, first block, number of blocks) for every round of a plan.
+template <typename F>
+void ForRounds(const SharedPlan& plan, F f) {
+  for (int64_t block = 0, round = 0; block < plan.num_blocks; block += plan.blocks_per_round, ++round) {
+    const int64_t left = plan.num_blocks - block;
+    f(round, block, left < plan.blocks_per_round ? left : plan.blocks_per_round);
+  }
+}
+
 // Whether rows at such a distance fall into so few sets of the first-level cache that those of a tile push each other
 // out: products are up to a sixth slower then.
 constexpr bool ShareSets(int64_t row_bytes) { return row_bytes % (4 * kLineBytes) == 0; }

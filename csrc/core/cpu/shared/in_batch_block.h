@@ -4,42 +4,27 @@
 
 #include "core/cpu/shared/in_batch_candidates.h"
 #include "core/cpu/shared/in_batch_plan.h"
-#include "core/cpu/shared/panels.h"
-#include "core/cpu/shared/plan.h"
+#include "core/cpu/shared/row_block.h"
 
 namespace fastneg::cpu::FASTNEG_ISA_NAMESPACE {
 
 template <typename T>
-struct InBatchBlock {
-  using Compute = T;
-  static constexpr bool kHasAllOptions = true;  // Of those that need no second sweep.
+struct InBatchBlock;
+template <typename T>
+FASTNEG_NOINLINE void KeepHardest(const InBatchPlan& plan, const InBatchBlock<T>& block);
 
-  int64_t index = 0;
-  int64_t first = 0;  // Row of the batch.
-  int64_t count = 0;
-  int64_t slot = 0;
-  T *exponentials, *inputs, *grads;  // In the workspace.
+template <typename T>
+struct InBatchBlock : RowBlock<T> {
+  static constexpr bool kHasAllOptions = true;  // Of those that need no second sweep.
 
   // By row; 0 behind the last.
   int32_t positive[kMaxBlockRows];
-  T inverse[kMaxBlockRows];     // 1 / norm, negative where it was clipped; 1 where not normalised.
   T own[kMaxBlockRows];         // z of the positive.
   T own_logit[kMaxBlockRows];   // With its correction.
   T correction[kMaxBlockRows];  // What every negative's logit has besides its offset.
-  T reference[kMaxBlockRows];   // Subtracted from logits before exp.
 
-  explicit InBatchBlock(const InBatchPlan& plan, int64_t block) : index(block) {
-    slot = block % plan.blocks_per_round;
-    first = block * plan.block_rows;
-    count = plan.batch_size - first < plan.block_rows ? plan.batch_size - first : plan.block_rows;
-    panel_stride_ = plan.keeps_panels ? plan.block_rows * kWidthOfPanel<T> : 0;
-    const int64_t panels = plan.keeps_panels ? plan.num_panels : 1;
-    exponentials = static_cast<T*>(plan.exponentials) + slot * panels * plan.block_rows * kWidthOfPanel<T>;
-    inputs = static_cast<T*>(plan.block_inputs) + slot * plan.block_rows * plan.dim_stride;
-    grads = static_cast<T*>(plan.block_grads) + slot * plan.block_rows * plan.dim_stride;
-  }
-
-  T* Panel(int64_t panel) const { return exponentials + panel * panel_stride_; }
+  using RowBlock<T>::RowBlock;
+  using RowBlock<T>::first, RowBlock<T>::count, RowBlock<T>::Panel;
 
   // Candidates that are left out of the next panels, row by row, ascending.
   void ResetExclusions(const InBatchPlan& plan) {
@@ -66,6 +51,16 @@ struct InBatchBlock {
     if (plan.score_mask != nullptr) ApplyScoreMask(plan, panel);
   }
 
+  // Whether only some of the negatives stay, which takes the scores of all.
+  static bool Selects(const InBatchPlan& plan) { return plan.num_hard_negatives > 0; }
+  void KeepSelected(const InBatchPlan& plan) const { KeepHardest(plan, *this); }
+
+  // The largest logit of the negatives, or the positive's where it is in the softmax.
+  FASTNEG_INLINE Vec<T> ReferenceOf(const InBatchPlan& plan, int64_t r, Vec<T> maximum) const {
+    if (plan.positive_in_softmax) maximum = Max<T>(Load(own_logit + r), maximum);
+    return maximum == kMinusInfinity<T> ? Zero<T>() : maximum;  // A row without negatives needs none.
+  }
+
  private:
   FASTNEG_INLINE void ApplyScoreMask(const InBatchPlan& plan, int64_t panel) {
     constexpr int64_t kWidth = kWidthOfPanel<T>;
@@ -88,52 +83,9 @@ struct InBatchBlock {
     }
   }
 
-  int64_t panel_stride_;
   const int32_t* next_[kMaxBlockRows];
   const int32_t* end_[kMaxBlockRows];
 };
-
-// Queries, normalised where that is asked for, over the temperature.
-template <typename T>
-FASTNEG_NOINLINE void LoadQueries(const InBatchPlan& plan, InBatchBlock<T>* block) {
-  const int64_t dim = plan.embedding_dim;
-  const T per_temperature = static_cast<T>(1.0 / plan.temperature);
-  Vec<T> zero_if_finite = Zero<T>();
-  WithStorage<T>(plan.dtype, [&](auto* storage) FASTNEG_LAMBDA_INLINE {
-    using Storage = __typeof__(*storage);
-    for (int64_t begin = 0; begin < block->count; begin += kLanes<T>) {
-      const int64_t count = block->count - begin < kLanes<T> ? block->count - begin : kLanes<T>;
-      Vec<T> squares[kLanes<T>];
-      for (int64_t l = 0; l < kLanes<T>; ++l) {
-        squares[l] = Zero<T>();
-        if (l >= count) continue;
-        Storage* row = static_cast<Storage*>(plan.queries) + (block->first + begin + l) * plan.query_stride;
-        T* copy = block->inputs + (begin + l) * plan.dim_stride;
-        Vec<T> sum = Zero<T>();
-        ForChunks<T>(dim, [&](int64_t d, int64_t valid) FASTNEG_LAMBDA_INLINE {
-          const Vec<T> x = LoadWidened<T>(row + d, valid);
-          sum += x * x;
-          Store(copy + d, x);
-        });
-        squares[l] = sum;
-      }
-      Vec<T> inverse = Broadcast(T(1));
-      if (plan.normalize) inverse = InverseNorms<T>(TransposedSums<T>(squares));
-      Store(block->inverse + begin, inverse);
-      const Vec<T> scales = (inverse < T(0) ? -inverse : inverse) * per_temperature;
-      for (int64_t l = 0; l < count; ++l) {
-        T* copy = block->inputs + (begin + l) * plan.dim_stride;
-        const T scale = scales[l];
-        ForChunks<T>(dim, [&](int64_t d, int64_t) FASTNEG_LAMBDA_INLINE {
-          const Vec<T> x = Load(copy + d) * scale;
-          zero_if_finite += T(0) * x;
-          Store(copy + d, x);
-        });
-      }
-    }
-  });
-  plan.block_is_finite[block->index] = !Any<T>(zero_if_finite != T(0));
-}
 
 // The positives, their logits, and what the rows' own facts add to those of the negatives.
 template <typename T>
@@ -169,18 +121,6 @@ FASTNEG_NOINLINE void LoadPositives(const InBatchPlan& plan, InBatchBlock<T>* bl
       Store(block->correction + begin, Zero<T>());
     }
   }
-}
-
-// Scores of one panel over the temperature, with offsets where the plan has them there; -inf for no negatives.
-template <typename T>
-FASTNEG_NOINLINE void ScoreInBatch(const InBatchPlan& plan, InBatchBlock<T>* block, int64_t panel) {
-  constexpr int64_t kWidth = kWidthOfPanel<T>;
-  const int64_t vecs = VecsOfPanel<T>(plan.num_candidates, panel);
-  const T* columns = static_cast<const T*>(plan.panels) + panel * plan.embedding_dim * kWidth;
-  const T* start = plan.offsets_in_scores ? static_cast<const T*>(plan.offsets) + panel * kWidth : nullptr;
-  MultiplyByPanel<T>(block->inputs, plan.dim_stride, columns, plan.embedding_dim, block->count, vecs, start,
-                     block->Panel(panel));
-  block->Exclude(plan, panel);
 }
 
 // From scores to logits: the re-weighting, in what the temperature has divided.

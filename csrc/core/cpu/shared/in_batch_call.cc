@@ -59,9 +59,9 @@ InBatchPlan InBatchLayout::LayOut(const InBatchScoresArgs& args, const InBatchKe
   plan.embedding_dim = args.embedding_dim;
   plan.dim_stride = PreparedStride(args.embedding_dim, element);
   plan.dtype = args.dtype;
-  plan.queries = args.queries;
+  plan.inputs = args.queries;
   plan.candidates = args.candidates;
-  plan.query_stride = args.query_row_stride;
+  plan.input_stride = args.query_row_stride;
   plan.candidate_stride = args.candidate_row_stride;
   plan.normalize = args.normalize;
   plan.positives = args.positives;
@@ -89,7 +89,7 @@ InBatchPlan InBatchLayout::LayOut(const InBatchScoresArgs& args, const InBatchKe
   // Whole vectors of rows that are as the passes want them are not copied.
   const int64_t lanes = kLineBytes / element;  // Of the widest vectors.
   plan.copies_rows = args.normalize || args.candidate_mask != nullptr || args.embedding_dim % lanes != 0 ||
-                     ShareSets(args.candidate_row_stride * element) ||
+                     (slots.grads && ShareSets(args.candidate_row_stride * element)) ||
                      (args.dtype != DType::kFloat32 && args.dtype != DType::kFloat64);
   const int64_t panel_rows = slots.pairs ? dim_pairs : args.embedding_dim;
   plan.panels = workspace->Take(plan.num_panels * panel_rows, plan.panel_width, bytes);

@@ -4,6 +4,7 @@
 
 #include "core/api.h"
 #include "core/cpu/runtime/phases.h"
+#include "core/cpu/shared/blocks.h"
 #include "core/cpu/shared/in_batch_plan.h"
 #include "core/cpu/shared/kernels.h"
 #include "core/workspace.h"
@@ -28,6 +29,7 @@ inline bool Reweights(const InBatchSoftmaxArgs& args) {
 
 // The part of a plan that scores need: sizes, inputs, and arrays cut from a workspace.
 struct InBatchSlots {
+  bool grads = false;         // Rows are multiplied.
   bool keeps_panels = false;  // Blocks keep the scores, or coefficients, of all candidates.
   bool pairs = false;         // bfloat16 is multiplied in pairs, and coefficients are kept as such.
   int64_t extra_bytes = 0;    // What a slot has besides scores, inputs and gradients.
@@ -46,38 +48,6 @@ class InBatchLayout {
   uint8_t* is_positive_ = nullptr;
   SameIdsBuilder same_ids_;
 };
-
-// Hands over phases a few at a time, so that no list of them has to be stored.
-class PhaseQueue {
- public:
-  PhaseQueue(const Executor& executor, void* context) : executor_(executor), context_(context) {}
-
-  void Push(const Phase& phase) {
-    if (size_ == kCapacity) Flush();
-    phases_[size_++] = phase;
-  }
-
-  void Flush() {
-    RunPhases(executor_, phases_, size_, context_);
-    size_ = 0;
-  }
-
- private:
-  static constexpr int kCapacity = 32;
-  const Executor& executor_;
-  void* context_;
-  Phase phases_[kCapacity];
-  int size_ = 0;
-};
-
-// f(round, first block, number of blocks) for every round of a plan.
-template <typename F>
-void ForRounds(const InBatchPlan& plan, F f) {
-  for (int64_t block = 0, round = 0; block < plan.num_blocks; block += plan.blocks_per_round, ++round) {
-    const int64_t left = plan.num_blocks - block;
-    f(round, block, left < plan.blocks_per_round ? left : plan.blocks_per_round);
-  }
-}
 
 }  // namespace fastneg::cpu
 

@@ -6,8 +6,7 @@
 #include "core/cpu/gathered/prepare_rows.h"
 #include "core/cpu/runtime/flush_denormals.h"
 #include "core/cpu/shared/in_batch_plan.h"
-#include "core/cpu/shared/pack_candidates.h"
-#include "core/cpu/shared/panels.h"
+#include "core/cpu/shared/pack_rows.h"
 
 namespace fastneg::cpu::FASTNEG_ISA_NAMESPACE {
 
@@ -15,17 +14,6 @@ namespace fastneg::cpu::FASTNEG_ISA_NAMESPACE {
 FASTNEG_INLINE bool IsUsed(const InBatchPlan& plan, int64_t j) {
   if (plan.candidate_mask == nullptr || plan.candidate_mask[j] != 0) return true;
   return plan.is_positive == nullptr ? j < plan.batch_size : plan.is_positive[j] != 0;
-}
-
-// 1 / norm of kLanes rows from the sums of their squares; negative where epsilon takes the place of the sum.
-template <typename T>
-FASTNEG_INLINE Vec<T> InverseNorms(Vec<T> squares) {
-  // Not `squares >= epsilon`: a NaN has to reach the row, not to be clipped away.
-  const Vec<T> epsilon = Broadcast(T(kNormEpsilon));
-  const Mask<T> clipped = squares < epsilon;
-  const Vec<T> norms = SquareRoot<T>(clipped ? epsilon : squares);
-  const Vec<T> inverse = T(1) / norms;
-  return clipped ? -inverse : inverse;
 }
 
 // NaN stays.
@@ -64,58 +52,13 @@ template <typename T, bool kColumns = true>
 void PackInBatch(void* context, int64_t panel) {
   const FlushDenormals flush;
   const InBatchPlan& plan = *static_cast<const InBatchPlan*>(context);
-  constexpr int64_t kWidth = kWidthOfPanel<T>, kTile = kWidthOfTile<T>;
+  constexpr int64_t kWidth = kWidthOfPanel<T>;
   const int64_t first = panel * kWidth;
   const int64_t count = plan.num_candidates - first < kWidth ? plan.num_candidates - first : kWidth;
-  const int64_t dim = plan.embedding_dim;
-  [[maybe_unused]] T* columns = kColumns ? static_cast<T*>(plan.panels) + panel * dim * kWidth : nullptr;
-  T* rows = plan.copies_rows ? static_cast<T*>(const_cast<void*>(plan.rows)) : nullptr;
   PackOffsets<T>(plan, first, count);
-  Vec<T> zero_if_finite = Zero<T>();
-
-  WithStorage<T>(plan.dtype, [&](auto* storage) FASTNEG_LAMBDA_INLINE {
-    using Storage = __typeof__(*storage);
-    for (int64_t group = 0; group < kWidth; group += kLanes<T>) {
-      Storage* source[kLanes<T>];
-      T scales[kLanes<T>];
-      for (int64_t l = 0; l < kLanes<T>; ++l) {
-        const int64_t j = first + group + l;
-        const bool used = group + l < count && IsUsed(plan, j);
-        source[l] = used ? static_cast<Storage*>(plan.candidates) + j * plan.candidate_stride : nullptr;
-        scales[l] = T(1);
-      }
-      if (plan.normalize) {
-        Vec<T> squares[kLanes<T>];
-        for (int64_t l = 0; l < kLanes<T>; ++l) {
-          Vec<T> sum = Zero<T>();
-          if (source[l] != nullptr) {
-            ForChunks<T>(dim, [&](int64_t d, int64_t valid) FASTNEG_LAMBDA_INLINE {
-              const Vec<T> x = LoadWidened<T>(source[l] + d, valid);
-              sum += x * x;
-            });
-          }
-          squares[l] = sum;
-        }
-        const Vec<T> inverse = InverseNorms<T>(TransposedSums<T>(squares));
-        Store(static_cast<T*>(plan.inverse) + first + group, inverse);
-        Store(scales, inverse < T(0) ? -inverse : inverse);
-      }
-      ForChunks<T>(dim, [&](int64_t d, int64_t valid) FASTNEG_LAMBDA_INLINE {
-        Vec<T> square[kLanes<T>];
-        for (int64_t l = 0; l < kLanes<T>; ++l) {
-          square[l] = source[l] == nullptr ? Zero<T>() : scales[l] * LoadWidened<T>(source[l] + d, valid);
-          zero_if_finite += T(0) * square[l];
-          if (rows != nullptr) Store(rows + (first + group + l) * plan.row_stride + d, square[l]);
-        }
-        if constexpr (kColumns) {
-          Transpose<T>(square);
-          T* tile = columns + group / kTile * dim * kTile + group % kTile;
-          for (int64_t l = 0; l < valid; ++l) Store(tile + (d + l) * kTile, square[l]);
-        }
-      });
-    }
-  });
-  plan.panel_is_finite[panel] = !Any<T>(zero_if_finite != T(0));
+  PanelSource<T> source = {plan.candidates, plan.candidate_stride, {}};
+  for (int64_t s = 0; s < kWidth; ++s) source.row[s] = s < count && IsUsed(plan, first + s) ? first + s : -1;
+  PackRows<T, kColumns>(plan, panel, source);
 }
 
 // From the gradients of prepared rows to those of the candidates, of one panel.

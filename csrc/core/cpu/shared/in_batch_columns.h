@@ -46,11 +46,11 @@ void MaximaOfColumns(void* context, int64_t index) {
   constexpr int64_t kWidth = kWidthOfPanel<T>;
   const Reweighting<T> reweighting(plan);
   InBatchBlock<T> block(plan, index);
-  LoadQueries(plan, &block);
+  LoadInputs(plan, &block);
   LoadPositives(plan, &block);
   block.ResetExclusions(plan);
   for (int64_t panel = 0; panel < plan.num_panels; ++panel) {
-    ScoreInBatch(plan, &block, panel);
+    ScorePanel(plan, &block, panel);
     const int64_t vecs = VecsOfPanel<T>(plan.num_candidates, panel);
     T* out = static_cast<T*>(plan.block_columns) + block.slot * 3 * plan.num_panels * kWidth + panel * kWidth;
     for (int64_t v = 0; v < vecs; ++v) {

@@ -45,12 +45,12 @@ FASTNEG_INLINE int64_t DepthOfScores(const InBatchPlan& plan) {
 // Pairs of rows that a block has for the candidates' gradients.
 FASTNEG_INLINE int64_t DepthOfBlock(int64_t rows) { return ((rows + 1) / 2 + kPairStep - 1) / kPairStep * kPairStep; }
 
-FASTNEG_INLINE void LoadQueries(const InBatchPlan& plan, PairBlock* block) {
-  LoadQueries<float>(plan, block);
+FASTNEG_INLINE void LoadInputs(const InBatchPlan& plan, PairBlock* block) {
+  LoadInputs<float>(plan, block);
   const int64_t dim = plan.embedding_dim;
   const float per_temperature = static_cast<float>(1.0 / plan.temperature);
   for (int64_t r = 0; r < block->count; ++r) {
-    const BFloat16* row = static_cast<const BFloat16*>(plan.queries) + (block->first + r) * plan.query_stride;
+    const BFloat16* row = static_cast<const BFloat16*>(plan.inputs) + (block->first + r) * plan.input_stride;
     BFloat16Pair* pairs = block->queries + r * plan.pairs.stride;
     for (int64_t p = dim / 2; p < DepthOfScores(plan); ++p) pairs[p].bits = 0;
     __builtin_memcpy(pairs, row, static_cast<size_t>(dim) * sizeof(BFloat16));
@@ -65,7 +65,7 @@ FASTNEG_INLINE Vec<float> ColumnScales(const InBatchPlan& plan, int64_t first) {
   return inverse < 0.0f ? -inverse : inverse;
 }
 
-FASTNEG_NOINLINE inline void ScoreInBatch(const InBatchPlan& plan, PairBlock* block, int64_t panel) {
+FASTNEG_NOINLINE inline void ScorePanel(const InBatchPlan& plan, PairBlock* block, int64_t panel) {
   constexpr int64_t kWidth = kWidthOfPanel<float>;
   constexpr int64_t kTile = kWidthOfTile<float>;
   const int64_t vecs = VecsOfPanel<float>(plan.num_candidates, panel), depth = DepthOfScores(plan);
@@ -125,7 +125,7 @@ FASTNEG_INLINE void RoundCoefficients(const InBatchPlan& plan, const PairBlock& 
   }
 }
 
-FASTNEG_NOINLINE inline void AddQueryGrads(const InBatchPlan& plan, const PairBlock& block, int64_t panel) {
+FASTNEG_NOINLINE inline void AddInputGrads(const InBatchPlan& plan, const PairBlock& block, int64_t panel) {
   constexpr int64_t kWidth = kWidthOfPanel<float>;
   RoundCoefficients(plan, block, panel);
   const int64_t left = plan.num_candidates - panel * kWidth, count = left < kWidth ? left : kWidth;
@@ -134,9 +134,9 @@ FASTNEG_NOINLINE inline void AddQueryGrads(const InBatchPlan& plan, const PairBl
   const auto* rows = static_cast<const BFloat16Pair*>(plan.pairs.rows) + panel * (kWidth / 2) * plan.dim_stride;
   const Factors<BFloat16Pair> factors{coefficients, kWidth / 2, 1, rows, plan.dim_stride, (count + 1) / 2};
   if (panel == 0) {
-    MultiplyPairs<Write::kSet>(factors, block.count, vecs, block.grads, plan.dim_stride);
+    MultiplyPairs<Write::kSet>(factors, block.count, vecs, block.grads, block.grads_stride);
   } else {
-    MultiplyPairs<Write::kAdd>(factors, block.count, vecs, block.grads, plan.dim_stride);
+    MultiplyPairs<Write::kAdd>(factors, block.count, vecs, block.grads, block.grads_stride);
   }
 }
 

@@ -1,15 +1,17 @@
-// What a block's exponentials are relative to, and which of its scores stay: those of the hardest negatives.
+// The logits that a block's exponentials are relative to, and which scores stay: those of the hardest negatives.
 #ifndef FASTNEG_CORE_CPU_SHARED_IN_BATCH_REFERENCES_H_
 #define FASTNEG_CORE_CPU_SHARED_IN_BATCH_REFERENCES_H_
 
 #include "core/cpu/shared/in_batch_block.h"
 #include "core/cpu/shared/select_largest.h"
+#include "core/cpu/shared/sweep.h"
 
 namespace fastneg::cpu::FASTNEG_ISA_NAMESPACE {
 
-// Raises `lanes`, a vector for each row, to the logits of one panel.
+// As RaiseMaxima of sweep.h, to logits where they are more than the scores.
 template <typename T>
 FASTNEG_NOINLINE void RaiseMaxima(const InBatchPlan& plan, const InBatchBlock<T>& block, int64_t panel, T* lanes) {
+  if (plan.offsets_in_scores) return RaiseMaxima<T>(static_cast<const SharedPlan&>(plan), block, panel, lanes);
   constexpr int64_t kWidth = kWidthOfPanel<T>;
   const int64_t vecs = VecsOfPanel<T>(plan.num_candidates, panel);
   const Reweighting<T> reweighting(plan);
@@ -20,24 +22,10 @@ FASTNEG_NOINLINE void RaiseMaxima(const InBatchPlan& plan, const InBatchBlock<T>
     const Vec<T> own = Broadcast(block.own[r]);
     ForPanelVecs(vecs, [&](int64_t v) FASTNEG_LAMBDA_INLINE {
       Vec<T> logit = Load(scores + r * kWidth + v * kLanes<T>);
-      if (!plan.offsets_in_scores) {
-        logit = reweighting.Apply(reweighting.IsHard(own, logit), logit) + Load(offsets + v * kLanes<T>);
-      }
+      logit = reweighting.Apply(reweighting.IsHard(own, logit), logit) + Load(offsets + v * kLanes<T>);
       maximum = Max<T>(logit, maximum);
     });
     Store(lanes + r * kLanes<T>, maximum);
-  }
-}
-
-// References from the largest of the negatives' logits, and the positive's where it is in the softmax.
-template <typename T>
-FASTNEG_NOINLINE void SetReferences(const InBatchPlan& plan, const T* lanes, InBatchBlock<T>* block) {
-  for (int64_t r = 0; r < block->count; r += kLanes<T>) {
-    Vec<T> maximum = LargestLanes<T>(lanes + r * kLanes<T>);
-    if (plan.positive_in_softmax) maximum = Max<T>(Load(block->own_logit + r), maximum);
-    // A row without negatives needs none.
-    maximum = maximum == kMinusInfinity<T> ? Zero<T>() : maximum;
-    Store(block->reference + r, maximum);
   }
 }
 
@@ -83,26 +71,6 @@ FASTNEG_NOINLINE void KeepHardest(const InBatchPlan& plan, const InBatchBlock<T>
       }
     }
   }
-}
-
-// Scores the first `num_referred` panels, leaves the hardest negatives where the plan selects, and takes the references
-// from what is there.
-template <typename Block>
-FASTNEG_NOINLINE void FindReferences(const InBatchPlan& plan, Block* block, int64_t num_referred) {
-  using T = typename Block::Compute;
-  const bool selects = plan.num_hard_negatives > 0;
-  T lanes[kMaxBlockRows * kLanes<T>];
-  for (int64_t r = 0; r < kMaxBlockRows; ++r) Store(lanes + r * kLanes<T>, kMinusInfinity<T>);
-  block->ResetExclusions(plan);
-  for (int64_t panel = 0; panel < num_referred; ++panel) {
-    ScoreInBatch(plan, block, panel);
-    if (!selects) RaiseMaxima(plan, *block, panel, lanes);
-  }
-  if (selects) {
-    KeepHardest(plan, *block);
-    for (int64_t panel = 0; panel < num_referred; ++panel) RaiseMaxima(plan, *block, panel, lanes);
-  }
-  SetReferences(plan, lanes, block);
 }
 
 }  // namespace fastneg::cpu::FASTNEG_ISA_NAMESPACE

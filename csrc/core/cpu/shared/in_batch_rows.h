@@ -24,6 +24,7 @@ FASTNEG_INLINE Vec<T> Marked(Vec<T> e, Mask<T> hard, Mask<T> kept) {
 template <typename T, bool kReweights, bool kCounts>
 FASTNEG_INLINE void Exponentiate(const InBatchPlan& plan, const InBatchBlock<T>& block, int64_t panel,
                                  LaneSums<T>* sums) {
+  if constexpr (!kReweights && !kCounts) return ExponentiateScores<T>(plan, block, panel, sums->exponentials);
   constexpr int64_t kWidth = kWidthOfPanel<T>;
   const int64_t vecs = VecsOfPanel<T>(plan.num_candidates, panel);
   const Vec<T> highest = Broadcast<T>(MathConstants<T>::kExpHighest);
@@ -87,11 +88,9 @@ FASTNEG_INLINE void Exponentiate(const InBatchPlan& plan, const InBatchBlock<T>&
   }
 }
 
-// From queries to exponentials, their sums over the negatives, and the raw query gradients, panel by panel while it is
-// in the first-level cache. References come from the first `num_referred` panels.
+// All panels, and the sums over the negatives. References come from the first `num_referred` panels.
 template <bool kReweights, bool kCounts, typename Block, typename T = typename Block::Compute>
 FASTNEG_NOINLINE void SweepInBatch(const InBatchPlan& plan, Block* block, int64_t num_referred, RowSums<T>* sums) {
-  FindReferences(plan, block, num_referred);
   LaneSums<T> lanes;
   const int64_t count = (block->count + kLanes<T> - 1) / kLanes<T> * kLanes<T>;
   ClearLanes<T>(count, lanes.exponentials);
@@ -101,13 +100,9 @@ FASTNEG_NOINLINE void SweepInBatch(const InBatchPlan& plan, Block* block, int64_
   ClearLanes<T>(count, lanes.hard_scores);
   ClearLanes<T>(count, lanes.hard_members);
   ClearLanes<T>(count, lanes.plain_hard_scores);
-  const bool scores_again = !plan.keeps_panels && num_referred > 1;
-  if (scores_again) block->ResetExclusions(plan);
-  for (int64_t panel = 0; panel < plan.num_panels; ++panel) {
-    if (panel >= num_referred || scores_again) ScoreInBatch(plan, block, panel);
+  SweepPanels(plan, block, num_referred, [&](int64_t panel) FASTNEG_LAMBDA_INLINE {
     Exponentiate<T, kReweights, kCounts>(plan, *block, panel, &lanes);
-    if (plan.grad_queries != nullptr && !plan.transforms) AddQueryGrads(plan, *block, panel);
-  }
+  });
   AddLanes<T>(count, lanes.exponentials, sums->exponentials);
   AddLanes<T>(count, lanes.members, sums->members);
   AddLanes<T>(count, lanes.logits, sums->logits);
@@ -115,19 +110,6 @@ FASTNEG_NOINLINE void SweepInBatch(const InBatchPlan& plan, Block* block, int64_
   AddLanes<T>(count, lanes.hard_scores, sums->hard_scores);
   AddLanes<T>(count, lanes.hard_members, sums->hard_members);
   AddLanes<T>(count, lanes.plain_hard_scores, sums->plain_hard_scores);
-}
-
-// Whether the references suited: no exponential is so large that a product with it overflows, and where the positive is
-// not among the terms the largest one is. False also for NaN.
-template <typename T>
-FASTNEG_INLINE bool ReferencesSuit(const InBatchBlock<T>& block, const RowSums<T>& sums, bool positive_in_softmax) {
-  constexpr T kLargest = T(1 << 30);
-  bool suit = true;
-  for (int64_t r = 0; r < block.count; ++r) {
-    const T sum = sums.exponentials[r];
-    suit &= sum <= kLargest && (positive_in_softmax || sum >= T(0.5));
-  }
-  return suit;
 }
 
 template <typename Block, typename T = typename Block::Compute>
@@ -198,7 +180,7 @@ FASTNEG_NOINLINE void FinishGrads(const InBatchPlan& plan, const Block& block, c
     if (plan.transforms) {
       for (int64_t panel = 0; panel < plan.num_panels; ++panel) {
         Transform(plan, block, factors, panel);
-        AddQueryGrads(plan, block, panel);
+        AddInputGrads(plan, block, panel);
       }
     }
   }
@@ -230,13 +212,13 @@ void ScoreInBatchBlock(void* context, int64_t index) {
   const FlushDenormals flush;
   const InBatchPlan& plan = *static_cast<const InBatchPlan*>(context);
   Block block(plan, index);
-  LoadQueries(plan, &block);
+  LoadInputs(plan, &block);
   LoadPositives(plan, &block);
   RowSums<T> sums;
   // Some of the logits are most often as good a reference as all, and save a pass.
   const bool selects = plan.num_hard_negatives > 0;
   SweepAsPlanned(plan, &block, selects ? plan.num_panels : 1, &sums);
-  if (!selects && !ReferencesSuit(block, sums, plan.positive_in_softmax)) {
+  if (!selects && !ReferencesSuit<T>(block, sums.exponentials, plan.positive_in_softmax)) {
     SweepAsPlanned(plan, &block, plan.num_panels, &sums);
   }
   RowFactors<T> factors;
@@ -249,7 +231,7 @@ void ScoreInBatchBlock(void* context, int64_t index) {
     factors.Set(r, of_rows);
     StoreValid(loss + r, of_rows.loss, valid);
   }
-  if (plan.grad_queries != nullptr) FinishGrads(plan, block, sums, factors);
+  if (plan.grad_inputs != nullptr) FinishGrads(plan, block, sums, factors);
 }
 
 }  // namespace fastneg::cpu::FASTNEG_ISA_NAMESPACE

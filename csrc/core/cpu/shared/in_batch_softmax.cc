@@ -50,7 +50,7 @@ InBatchPlan LayOut(const InBatchSoftmaxArgs& args, const cpu::InBatchKernels& ke
   const int64_t element = static_cast<int64_t>(bytes);
   const int64_t extra = (selects ? 2 * padded * element : 0) + (args.bidirectional ? 3 * padded * element : 0);
   const int64_t kept_scores = args.bidirectional && grads ? kKeptScoresBytes : 0;
-  InBatchPlan plan = layout->LayOut(args, kernels, {grads || selects, pairs, extra, kept_scores}, workspace);
+  InBatchPlan plan = layout->LayOut(args, kernels, {grads, grads || selects, pairs, extra, kept_scores}, workspace);
   plan.probability = args.sampling_probability;
   plan.weights = args.weights;
   plan.temperature = args.temperature;
@@ -284,13 +284,13 @@ Status InBatchSoftmax(const InBatchSoftmaxArgs& args) {
   if (candidate_bytes >= kLarge) cpu::PreferHugePages(args.grad_candidates, candidate_bytes);
 
   layout.Fill(args, &plan);
-  plan.grad_queries = args.grad_queries;
+  plan.grad_inputs = args.grad_queries;
   plan.grad_candidates = args.grad_candidates;
   const int64_t weighted = CountWeighted(args);
   if (args.reduction == Reduction::kMean) plan.row_factor = weighted == 0 ? 0.0 : 1.0 / static_cast<double>(weighted);
   if (weighted == 0) {
     // Nothing depends on what any row holds.
-    plan.grad_queries = plan.grad_rows = plan.row_scalars = nullptr;
+    plan.grad_inputs = plan.grad_rows = plan.row_scalars = nullptr;
     SetZero(args.grad_queries, args.batch_size, args.embedding_dim, args.dtype);
     SetZero(args.grad_candidates, args.num_candidates, args.embedding_dim, args.dtype);
   }

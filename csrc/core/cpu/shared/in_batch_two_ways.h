@@ -14,7 +14,7 @@ void OwnLogits(void* context, int64_t index) {
   const FlushDenormals flush;
   const InBatchPlan& plan = *static_cast<const InBatchPlan*>(context);
   InBatchBlock<T> block(plan, index);
-  LoadQueries(plan, &block);
+  LoadInputs(plan, &block);
   LoadPositives(plan, &block);
   for (int64_t r = 0; r < block.count; ++r) {
     static_cast<T*>(plan.own_logits)[block.first + r] = block.own[r];
@@ -95,7 +95,7 @@ FASTNEG_NOINLINE void SumSweep(const InBatchPlan& plan, InBatchBlock<T>* block, 
   ClearLanes<T>(count, lanes.logits);
   block->ResetExclusions(plan);
   for (int64_t panel = 0; panel < plan.num_panels; ++panel) {
-    ScoreInBatch(plan, block, panel);
+    ScorePanel(plan, block, panel);
     const int64_t vecs = VecsOfPanel<T>(plan.num_candidates, panel);
     for (int64_t v = 0; v < vecs; v += kTileVecs) {
       const T* scores = block->Panel(panel) + v * kLanes<T>;
@@ -125,7 +125,7 @@ void SumInBatchBlock(void* context, int64_t index) {
   const FlushDenormals flush;
   const InBatchPlan& plan = *static_cast<const InBatchPlan*>(context);
   InBatchBlock<T> block(plan, index);
-  LoadQueries(plan, &block);
+  LoadInputs(plan, &block);
   LoadPositives(plan, &block);
   RowSums<T> sums;
   uint8_t* out_of_range = plan.out_of_range + plan.num_panels + index;
@@ -138,7 +138,7 @@ void SumInBatchBlock(void* context, int64_t index) {
     }
   } else {
     SumSweepAsPlanned<T, false>(plan, &block, 1, &sums);
-    if (!ReferencesSuit(block, sums, plan.positive_in_softmax)) {
+    if (!ReferencesSuit<T>(block, sums.exponentials, plan.positive_in_softmax)) {
       SumSweepAsPlanned<T, false>(plan, &block, plan.num_panels, &sums);
     }
   }
@@ -228,9 +228,9 @@ FASTNEG_NOINLINE void GradSweep(const InBatchPlan& plan, InBatchBlock<T>* block)
   ClearLanes<T>(kMaxBlockRows, lanes.hard_scores);
   block->ResetExclusions(plan);
   for (int64_t panel = 0; panel < plan.num_panels; ++panel) {
-    if (plan.scores_again) ScoreInBatch(plan, block, panel);
+    if (plan.scores_again) ScorePanel(plan, block, panel);
     Coefficients<T, kReweights, kOneReference>(plan, *block, panel, &lanes);
-    AddQueryGrads(plan, *block, panel);
+    AddInputGrads(plan, *block, panel);
   }
   RowSums<T> sums;
   AddLanes<T>(kMaxBlockRows, lanes.hard, sums.hard);
@@ -249,7 +249,7 @@ void GradInBatchBlock(void* context, int64_t index) {
   const FlushDenormals flush;
   const InBatchPlan& plan = *static_cast<const InBatchPlan*>(context);
   InBatchBlock<T> block(plan, index);
-  LoadQueries(plan, &block);
+  LoadInputs(plan, &block);
   LoadPositives(plan, &block);
   if (plan.one_reference) {
     if (plan.reweights) return GradSweep<T, true, true>(plan, &block);

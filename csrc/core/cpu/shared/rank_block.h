@@ -13,7 +13,7 @@ void RankBlock(void* context, int64_t index) {
   constexpr int64_t kWidth = kWidthOfPanel<T>;
   using Int = typename Simd<T>::Int;
   InBatchBlock<T> block(plan, index);
-  LoadQueries(plan, &block);
+  LoadInputs(plan, &block);
   LoadPositives(plan, &block);
   block.ResetExclusions(plan);
   Int counts[kMaxBlockRows * kLanes<T>] = {};
@@ -22,7 +22,7 @@ void RankBlock(void* context, int64_t index) {
   Mask<T> lane;
   __builtin_memcpy(&lane, lanes, sizeof(lane));
   for (int64_t panel = 0; panel < plan.num_panels; ++panel) {
-    ScoreInBatch(plan, &block, panel);
+    ScorePanel(plan, &block, panel);
     const int64_t vecs = VecsOfPanel<T>(plan.num_candidates, panel);
     const T* scores = block.Panel(panel);
     const T* offsets = static_cast<const T*>(plan.offsets) + panel * kWidth;

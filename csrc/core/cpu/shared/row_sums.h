@@ -33,16 +33,6 @@ struct LaneSums {
   T plain_hard_scores[kMaxBlockRows * kLanes<T>];
 };
 
-template <typename T>
-FASTNEG_INLINE void ClearLanes(int64_t count, T* lanes) {
-  for (int64_t r = 0; r < count; ++r) Store(lanes + r * kLanes<T>, Zero<T>());
-}
-
-template <typename T>
-FASTNEG_NOINLINE void AddLanes(int64_t count, const T* lanes, T* sums) {
-  for (int64_t r = 0; r < count; r += kLanes<T>) Store(sums + r, SumsOfLanes<T>(lanes + r * kLanes<T>));
-}
-
 }  // namespace fastneg::cpu::FASTNEG_ISA_NAMESPACE
 
 #endif  // FASTNEG_CORE_CPU_SHARED_ROW_SUMS_H_

@@ -8,14 +8,15 @@
 #include "core/cpu/runtime/huge_pages.h"
 #include "core/cpu/runtime/phases.h"
 #include "core/cpu/shared/blocks.h"
-#include "core/cpu/shared/plan.h"
+#include "core/cpu/shared/kernels.h"
+#include "core/cpu/shared/sampled_plan.h"
 #include "core/sizes.h"
 #include "core/workspace.h"
 
 namespace fastneg {
 namespace {
 
-using cpu::SharedPlan;
+using cpu::SampledPlan;
 
 constexpr int64_t kLargestCount = (int64_t{1} << 31) - 1;  // Labels and candidates are counted in int32.
 
@@ -61,8 +62,8 @@ Status CheckRows(const SampledSoftmaxArgs& args) {
 }
 
 // Sizes of the plan, and its arrays cut from `workspace`.
-SharedPlan LayOut(const SampledSoftmaxArgs& args, const cpu::SharedKernels& kernels, Workspace* workspace) {
-  SharedPlan plan;
+SampledPlan LayOut(const SampledSoftmaxArgs& args, const cpu::SampledKernels& kernels, Workspace* workspace) {
+  SampledPlan plan;
   const bool is_double = IsDouble(args.dtype);
   const size_t bytes = is_double ? 8 : 4;
   const int64_t element = static_cast<int64_t>(bytes);
@@ -70,8 +71,8 @@ SharedPlan LayOut(const SampledSoftmaxArgs& args, const cpu::SharedKernels& kern
   plan.batch_size = b;
   plan.embedding_dim = args.embedding_dim;
   plan.num_true = args.num_true;
-  plan.num_sampled = args.num_sampled;
-  plan.num_rows = args.num_rows;
+  plan.num_candidates = args.num_sampled;
+  plan.num_table_rows = args.num_rows;
   plan.dim_stride = cpu::PreparedStride(args.embedding_dim, element);
   plan.panel_width = kernels.panel_width[is_double];
   plan.num_panels = CeilDiv(args.num_sampled, plan.panel_width);
@@ -94,14 +95,18 @@ SharedPlan LayOut(const SampledSoftmaxArgs& args, const cpu::SharedKernels& kern
   plan.panels = workspace->Take(plan.num_panels * args.embedding_dim, plan.panel_width, bytes);
   plan.offsets = workspace->Take(padded, 1, bytes);
   if (any_grad) plan.true_coefficients = workspace->Take(labels, 1, bytes);
-  if (args.grad_inputs != nullptr) plan.candidates = workspace->Take(padded, plan.dim_stride, bytes);
+  plan.copies_rows = args.grad_inputs != nullptr;
+  if (plan.copies_rows) plan.rows = workspace->Take(padded, plan.dim_stride, bytes);
+  plan.row_stride = plan.grad_stride = plan.dim_stride;
   if (args.grad_rows != nullptr) {
     plan.occurrences = static_cast<int32_t*>(workspace->Take(labels + args.num_sampled, 1, sizeof(int32_t)));
     plan.first_occurrence = static_cast<int32_t*>(workspace->Take(args.num_rows + 1, 1, sizeof(int32_t)));
-    plan.grad_candidates = workspace->Take(padded, plan.dim_stride, bytes);
+    plan.grad_rows = workspace->Take(padded, plan.dim_stride, bytes);
   }
   if (args.grad_biases != nullptr) plan.grad_offsets = workspace->Take(padded, 1, bytes);
   const int64_t slot_rows = plan.blocks_per_round * plan.block_rows;
+  plan.panel_is_finite = static_cast<uint8_t*>(workspace->Take(plan.num_panels, 1, 1));
+  plan.block_is_finite = static_cast<uint8_t*>(workspace->Take(plan.num_blocks, 1, 1));
   plan.exponentials = workspace->Take(slot_rows, padded, bytes);
   plan.block_inputs = workspace->Take(slot_rows, plan.dim_stride, bytes);
   if (args.grad_inputs != nullptr && !whole_lines) {
@@ -109,7 +114,6 @@ SharedPlan LayOut(const SampledSoftmaxArgs& args, const cpu::SharedKernels& kern
   }
   plan.block_true = workspace->Take(slot_rows, args.num_true, bytes);
   plan.block_scales = workspace->Take(slot_rows, 1, bytes);
-  plan.block_maxima = workspace->Take(slot_rows, 1, bytes);
   if (args.remove_accidental_hits) {
     plan.block_first_hit =
         static_cast<int32_t*>(workspace->Take(plan.blocks_per_round, plan.num_panels, sizeof(int32_t)));
@@ -119,48 +123,25 @@ SharedPlan LayOut(const SampledSoftmaxArgs& args, const cpu::SharedKernels& kern
 }
 
 // Sorts labels and candidates by the table row that they are: a counting sort, stable.
-void SortOccurrences(const SharedPlan& plan) {
+void SortOccurrences(const SampledPlan& plan) {
   const int64_t num_labels = plan.batch_size * plan.num_true;
   int32_t* first = plan.first_occurrence;
-  std::memset(first, 0, static_cast<size_t>(plan.num_rows + 1) * sizeof(int32_t));
+  std::memset(first, 0, static_cast<size_t>(plan.num_table_rows + 1) * sizeof(int32_t));
   for (int64_t i = 0; i < num_labels; ++i) ++first[plan.label_rows[i]];
-  for (int64_t s = 0; s < plan.num_sampled; ++s) ++first[plan.sampled_rows[s]];
+  for (int64_t s = 0; s < plan.num_candidates; ++s) ++first[plan.sampled_rows[s]];
   int32_t end = 0;
-  for (int64_t u = 0; u <= plan.num_rows; ++u) first[u] = end += first[u];
+  for (int64_t u = 0; u <= plan.num_table_rows; ++u) first[u] = end += first[u];
   // From behind, so that what is the end of a row's occurrences ends up as their begin.
-  for (int64_t s = plan.num_sampled - 1; s >= 0; --s) {
+  for (int64_t s = plan.num_candidates - 1; s >= 0; --s) {
     plan.occurrences[--first[plan.sampled_rows[s]]] = static_cast<int32_t>(num_labels + s);
   }
   for (int64_t i = num_labels - 1; i >= 0; --i) plan.occurrences[--first[plan.label_rows[i]]] = static_cast<int32_t>(i);
 }
 
-void FindLastSampled(const SharedPlan& plan) {
-  std::memset(plan.last_sampled, 0xff, static_cast<size_t>(plan.num_rows) * sizeof(int32_t));
-  for (int64_t s = 0; s < plan.num_sampled; ++s) plan.last_sampled[plan.sampled_rows[s]] = static_cast<int32_t>(s);
+void FindLastSampled(const SampledPlan& plan) {
+  std::memset(plan.last_sampled, 0xff, static_cast<size_t>(plan.num_table_rows) * sizeof(int32_t));
+  for (int64_t s = 0; s < plan.num_candidates; ++s) plan.last_sampled[plan.sampled_rows[s]] = static_cast<int32_t>(s);
 }
-
-// Phases are handed over a few at a time, so that no list of them has to be stored.
-class PhaseQueue {
- public:
-  PhaseQueue(const Executor& executor, void* context) : executor_(executor), context_(context) {}
-
-  void Push(const Phase& phase) {
-    if (size_ == kCapacity) Flush();
-    phases_[size_++] = phase;
-  }
-
-  void Flush() {
-    cpu::RunPhases(executor_, phases_, size_, context_);
-    size_ = 0;
-  }
-
- private:
-  static constexpr int kCapacity = 32;
-  const Executor& executor_;
-  void* context_;
-  Phase phases_[kCapacity];
-  int size_ = 0;
-};
 
 }  // namespace
 
@@ -190,7 +171,7 @@ Status SampledSoftmax(const SampledSoftmaxArgs& args) {
   const cpu::FlushDenormals flush;
   const cpu::KernelTable* table = cpu::ActiveKernels();
   if (table == nullptr) return Status::kIsaUnavailable;
-  const cpu::SharedKernels& kernels = *table->sampled_softmax;
+  const cpu::SampledKernels& kernels = *table->sampled_softmax;
   if (const Status status = CheckSizes(args); status != Status::kOk) return status;
   const bool is_double = IsDouble(args.dtype);
   if (args.batch_size == 0) {
@@ -204,7 +185,7 @@ Status SampledSoftmax(const SampledSoftmaxArgs& args) {
   if (const Status status = CheckPointers(args); status != Status::kOk) return status;
   if (const Status status = CheckRows(args); status != Status::kOk) return status;
   Workspace workspace(args.workspace);
-  SharedPlan plan = LayOut(args, kernels, &workspace);
+  SampledPlan plan = LayOut(args, kernels, &workspace);
   if (workspace.overflow()) return Status::kInvalidSize;
   if (args.workspace == nullptr || args.workspace_bytes < workspace.used()) return Status::kWorkspaceTooSmall;
   // Smaller buffers come from memory that the process has used before: asking would cost more than it brings.
@@ -218,9 +199,9 @@ Status SampledSoftmax(const SampledSoftmaxArgs& args) {
 
   plan.dtype = args.dtype;
   plan.inputs = args.inputs;
-  plan.rows = args.rows;
-  plan.input_row_stride = args.input_row_stride;
-  plan.row_stride = args.row_stride;
+  plan.table = args.rows;
+  plan.input_stride = args.input_row_stride;
+  plan.table_stride = args.row_stride;
   plan.biases = args.biases;
   plan.label_rows = args.label_rows;
   plan.sampled_rows = args.sampled_rows;
@@ -229,22 +210,20 @@ Status SampledSoftmax(const SampledSoftmaxArgs& args) {
   plan.row_weights = args.row_weights;
   plan.loss = args.loss;
   plan.grad_inputs = args.grad_inputs;
-  plan.grad_rows = args.grad_rows;
+  plan.grad_table = args.grad_rows;
   plan.grad_biases = args.grad_biases;
   if (plan.last_sampled != nullptr) FindLastSampled(plan);
   if (plan.occurrences != nullptr) SortOccurrences(plan);
 
-  PhaseQueue phases(args.executor, &plan);
-  phases.Push({plan.num_panels, kernels.pack_candidates[is_double]});
-  for (int64_t block = 0, round = 0; block < plan.num_blocks; block += plan.blocks_per_round, ++round) {
-    const int64_t count = std::min(plan.blocks_per_round, plan.num_blocks - block);
+  cpu::PhaseQueue phases(args.executor, &plan);
+  phases.Push({plan.num_panels, kernels.pack[is_double]});
+  cpu::ForRounds(plan, [&](int64_t round, int64_t block, int64_t count) {
     phases.Push({count, kernels.score_block[is_double], block});
-    if (args.grad_rows != nullptr) {
-      phases.Push({plan.num_panels, kernels.candidate_grads[is_double], round * plan.num_panels});
-    }
-  }
+    if (args.grad_rows == nullptr) return;
+    phases.Push({plan.num_panels, kernels.candidate_grads[is_double], round * plan.num_panels});
+  });
   if (args.grad_rows != nullptr) {
-    phases.Push({CeilDiv(plan.num_rows, plan.scatter_rows), kernels.scatter_row_grads[is_double]});
+    phases.Push({CeilDiv(plan.num_table_rows, plan.scatter_rows), kernels.scatter_table_grads[is_double]});
   }
   phases.Flush();
   return Status::kOk;

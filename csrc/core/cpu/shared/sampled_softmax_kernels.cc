@@ -1,16 +1,18 @@
 // The passes of sampled_softmax_loss.
-#include "core/cpu/shared/grads.h"
 #include "core/cpu/shared/kernels.h"
-#include "core/cpu/shared/pack_candidates.h"
-#include "core/cpu/shared/score_block.h"
+#include "core/cpu/shared/sampled_candidates.h"
+#include "core/cpu/shared/sampled_grads.h"
+#include "core/cpu/shared/sampled_losses.h"
 
 namespace fastneg::cpu::FASTNEG_ISA_NAMESPACE {
 
-extern const SharedKernels kSampledSoftmaxKernels;
-const SharedKernels kSampledSoftmaxKernels = {
-    {kWidthOfPanel<float>, kWidthOfPanel<double>},     {PackCandidates<float>, PackCandidates<double>},
-    {ScoreBlock<float>, ScoreBlock<double>},           {CandidateGrads<float>, CandidateGrads<double>},
-    {ScatterRowGrads<float>, ScatterRowGrads<double>},
+extern const SampledKernels kSampledSoftmaxKernels;
+const SampledKernels kSampledSoftmaxKernels = {
+    {kWidthOfPanel<float>, kWidthOfPanel<double>},
+    {PackSampled<float>, PackSampled<double>},
+    {ScoreSampledBlock<float>, ScoreSampledBlock<double>},
+    {SampledCandidateGrads<float>, SampledCandidateGrads<double>},
+    {ScatterTableGrads<float>, ScatterTableGrads<double>},
 };
 
 }  // namespace fastneg::cpu::FASTNEG_ISA_NAMESPACE
