@@ -49,7 +49,7 @@ else()
   file(GLOB python_sources CONFIGURE_DEPENDS csrc/python/*.cc)
   add_library(fastneg_bindings OBJECT ${python_sources})
   target_link_libraries(fastneg_bindings PRIVATE fastneg_options pybind11::pybind11)
-  target_compile_options(fastneg_bindings PRIVATE $<$<CONFIG:Release>:-O1>)  # Checks and calls.
+  target_compile_options(fastneg_bindings PRIVATE $<$<CONFIG:Release>:-O0>)  # Checks and calls, for tests.
   set_target_properties(fastneg_bindings PROPERTIES UNITY_BUILD ON UNITY_BUILD_BATCH_SIZE 0)
   pybind11_add_module(fastneg_python MODULE NO_EXTRAS $<TARGET_OBJECTS:fastneg_bindings>)
   target_link_libraries(fastneg_python PRIVATE fastneg_options Threads::Threads)

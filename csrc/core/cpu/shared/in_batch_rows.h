@@ -6,7 +6,7 @@
 #include "core/cpu/shared/in_batch_grads.h"
 #include "core/cpu/shared/in_batch_losses.h"
 #include "core/cpu/shared/in_batch_references.h"
-#include "core/cpu/shared/row_sums.h"
+#include "core/cpu/shared/in_batch_sums.h"
 
 namespace fastneg::cpu::FASTNEG_ISA_NAMESPACE {
 

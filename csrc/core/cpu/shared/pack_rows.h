@@ -9,12 +9,12 @@ namespace fastneg::cpu::FASTNEG_ISA_NAMESPACE {
 // Where the candidates of one panel come from.
 template <typename T>
 struct PanelSource {
-  const void* rows;               // Of the plan's dtype.
-  int64_t stride;                 //
-  int64_t row[kWidthOfPanel<T>];  // By candidate; -1 stands for zeros.
+  const void* rows;  // [., stride] of the plan's dtype.
+  int64_t stride;
+  int64_t row[kWidthOfPanel<T>];  // Of each candidate; -1 stands for zeros.
 };
 
-// Without kColumns all but the panel.
+// Writes a panel, and rows where the plan copies them. Without kColumns all but the panel.
 template <typename T, bool kColumns = true>
 FASTNEG_NOINLINE void PackRows(const SharedPlan& plan, int64_t panel, const PanelSource<T>& source) {
   constexpr int64_t kWidth = kWidthOfPanel<T>, kTile = kWidthOfTile<T>;

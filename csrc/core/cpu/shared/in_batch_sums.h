@@ -1,6 +1,6 @@
 // What the rows of a block add up over the negatives of the in-batch loss.
-#ifndef FASTNEG_CORE_CPU_SHARED_ROW_SUMS_H_
-#define FASTNEG_CORE_CPU_SHARED_ROW_SUMS_H_
+#ifndef FASTNEG_CORE_CPU_SHARED_IN_BATCH_SUMS_H_
+#define FASTNEG_CORE_CPU_SHARED_IN_BATCH_SUMS_H_
 
 #include "core/cpu/shared/panels.h"
 #include "core/cpu/shared/plan.h"
@@ -35,4 +35,4 @@ struct LaneSums {
 
 }  // namespace fastneg::cpu::FASTNEG_ISA_NAMESPACE
 
-#endif  // FASTNEG_CORE_CPU_SHARED_ROW_SUMS_H_
+#endif  // FASTNEG_CORE_CPU_SHARED_IN_BATCH_SUMS_H_
