@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import statistics
+from pathlib import Path
 from typing import Any
 
 from measure import MachineLimits
@@ -11,6 +13,14 @@ from suite import PUBLISHED, Suite, Workload
 
 MIB = 2**20
 BASELINE_KINDS = ("TensorFlow form", "peer")
+RESULTS = Path(__file__).parent / "results"
+
+
+def save_results(stem: str, name: str, text: str, content: Any) -> None:
+    """Writes results/STEM-NAME.md, the tables, and results/STEM-NAME.json, plain values."""
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{stem}-{name}.md").write_text(text + "\n")
+    (RESULTS / f"{stem}-{name}.json").write_text(json.dumps(content, indent=1) + "\n")
 
 
 @dataclasses.dataclass

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import tensorflow as tf
-from board import Board
+from board import Board, save_results
 from measure import measure_limits
 from suite import NUM_THREADS, SUITES, Suite, Workload, load_suite
 from timing import ROUNDS, Timing
@@ -126,8 +124,4 @@ def pytest_terminal_summary(
         terminalreporter.section(board.suite.title)
         terminalreporter.write_line(text)
         if name:
-            folder = Path(__file__).parent / "results"
-            folder.mkdir(exist_ok=True)
-            (folder / f"{stem}-{name}.md").write_text(text + "\n")
-            content = json.dumps(board.as_json(), indent=1)
-            (folder / f"{stem}-{name}.json").write_text(content + "\n")
+            save_results(stem, name, text, board.as_json())

@@ -11,22 +11,20 @@ from __future__ import annotations
 
 import argparse
 import gc
-import json
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from board import save_results
 from suite import NUM_THREADS, PUBLISHED, Contender, Suite, Workload, load_suite, make_step
 
 NUM_FEATURES = 32
 LEARNING_RATE = 1e-4
 ROUNDS = 3
 FASTNEG = "fastneg native"
-RESULTS = Path(__file__).parent / "results"
 SIZES = {
     "rolled_softmax": ("512,4,64", "4096,64,128", "8192,256,64"),
     "in_batch_softmax": ("512,512,64", "1024,1024,64", "4096,4096,128", "8192,8192,128"),
@@ -41,11 +39,12 @@ def make_training_step(
     compute: Callable[..., tuple[tf.Tensor, ...]],
     arguments: Sequence[tf.Tensor],
     num_differentiated: int,
+    jit_compile: bool = False,
 ) -> Callable[[], tf.Tensor]:
     """A step of the training, without arguments; returns the loss.
 
     `compute` is what `suite.make_step` returns: loss and gradients, one program where XLA compiles
-    them.
+    them. With `jit_compile` the whole step is.
 
     A differentiated input is what it is in the isolated benchmark plus features times weights. One
     with more rows than a batch has is a table, and is trained itself.
@@ -65,7 +64,7 @@ def make_training_step(
     others = arguments[num_differentiated:]
     towered = [i for i, tower in enumerate(towers) if tower is not None]
 
-    @tf.function
+    @tf.function(jit_compile=jit_compile)
     def step() -> tf.Tensor:
         inputs = list(variables)
         with tf.GradientTape() as tape:
@@ -225,9 +224,7 @@ def main() -> None:
     table = markdown(rows)
     print(table)
     if arguments.save_results:
-        path = RESULTS / f"training_step-{arguments.save_results}"
-        path.with_suffix(".md").write_text(table + "\n")
-        path.with_suffix(".json").write_text(json.dumps(rows, indent=1) + "\n")
+        save_results("training_step", arguments.save_results, table, rows)
 
 
 if __name__ == "__main__":
