@@ -8,6 +8,8 @@ Loss and gradients, many times in one loop, in three ways that take turns:
 
 Of each the least time counts. Launching a program is TensorFlow's part: it hands every result to
 another thread. What an operation takes inside XLA is what `one program` shows.
+
+Then, what tracing and compiling a training step takes (`xla_compilation.py`).
 """
 
 from __future__ import annotations
@@ -19,6 +21,8 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+import xla_compilation
+from board import save_results
 from suite import NUM_THREADS, Run, Suite, Workload, load_suite, make_step
 
 SIZES = {
@@ -26,8 +30,9 @@ SIZES = {
     "shuffled_cosine": ("512,20,64", "4096,20,64", "65536,20,64"),
     "sv_softmax": ("512,20", "4096,20", "65536,20"),
     "pairwise_logistic": ("512,2,20,0", "8192,2,20,0", "65536,2,20,20"),
-    "sampled_softmax": ("100000,512,512,64", "100000,4096,1000,64"),
-    "in_batch_softmax": ("512,512,64", "1024,1024,64", "4096,4096,128"),
+    "sampled_softmax": ("100000,512,512,64", "100000,4096,1000,64", "100000,65536,1000,64"),
+    "in_batch_softmax": ("512,512,64", "1024,1024,64", "4096,4096,128", "8192,8192,128"),
+    "positive_ranks": ("512,1024,64", "4096,1024,64", "65536,1024,64"),
 }
 WAYS = ("outside", "one program", "programs")
 TURN_SECONDS = 0.03
@@ -106,22 +111,61 @@ def row(suite: Suite, workload: Workload, times_ms: dict[str, float]) -> str:
     return f"| {suite.stem} {workload.name} | {' | '.join(cells)} |"
 
 
+class Report:
+    """Lines that are printed as they come, and kept."""
+
+    def __init__(self) -> None:
+        """Starts an empty one."""
+        self.text = ""
+
+    def add(self, line: str) -> None:
+        """Prints a line, or several."""
+        self.text += line + "\n"
+        print(line, flush=True)
+
+
 def main() -> None:
-    """Prints a table."""
+    """Prints two tables; with --save-results also writes results/inside_xla-NAME."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--losses", default=";".join(SIZES), help='"sv_softmax;rolled_softmax"')
     parser.add_argument("--workloads", help='"512,20;4096,20"; those above unless given')
     parser.add_argument("--seconds", type=float, default=3.0, help="for each size")
+    parser.add_argument("--turns", type=int, default=5, help="of compiling; 0: none")
+    parser.add_argument("--save-results", metavar="NAME", help="write results/inside_xla-NAME")
     options = parser.parse_args()
     tf.config.threading.set_intra_op_parallelism_threads(NUM_THREADS)
     tf.config.threading.set_inter_op_parallelism_threads(NUM_THREADS)
-    print(f"Milliseconds; `more`: than {ALLOWED_RATIO} times outside and {ALLOWED_EXTRA_MS} ms.\n")
-    print("| | " + " | ".join(WAYS) + " |\n|---|" + "---|" * len(WAYS))
-    for stem in options.losses.split(";"):
-        suite = load_suite(stem)
-        for name in options.workloads.split(";") if options.workloads else SIZES[stem]:
+    suites = [load_suite(stem) for stem in options.losses.split(";")]
+    report = Report()
+    results: dict[str, list[dict[str, Any]]] = {"calls": [], "compilations": []}
+    report.add(
+        "Milliseconds of a call, gradients included; `more`: than "
+        f"{ALLOWED_RATIO} times outside and {ALLOWED_EXTRA_MS} ms.\n"
+    )
+    report.add("| | " + " | ".join(WAYS) + " |\n|---|" + "---|" * len(WAYS))
+    for suite in suites:
+        for name in options.workloads.split(";") if options.workloads else SIZES[suite.stem]:
             workload = suite.workload(name)
-            print(row(suite, workload, measure(suite, workload, options.seconds)), flush=True)
+            times_ms = measure(suite, workload, options.seconds)
+            report.add(row(suite, workload, times_ms))
+            results["calls"].append({"loss": suite.stem, "workload": name, "times_ms": times_ms})
+    compiled = [suite for suite in suites if suite.stem in xla_compilation.SIZES]
+    if compiled and options.turns:
+        report.add(
+            "\nMilliseconds of tracing and compiling a training step, the least and the median; "
+            f"`more`: than {xla_compilation.ALLOWED_RATIO} times the composition's median.\n"
+        )
+        report.add(xla_compilation.head())
+    for suite in compiled if options.turns else ():
+        name, fastest = xla_compilation.SIZES[suite.stem]
+        workload = suite.workload(name)
+        lists_ms = xla_compilation.measure(suite, workload, fastest, options.turns)
+        report.add(xla_compilation.row(suite, workload, lists_ms))
+        results["compilations"].append(
+            {"loss": suite.stem, "workload": name, "fastest": fastest, "times_ms": lists_ms}
+        )
+    if options.save_results:
+        save_results("inside_xla", options.save_results, report.text.strip(), results)
 
 
 if __name__ == "__main__":
