@@ -59,24 +59,33 @@ def machines() -> dict[str, dict[str, str]]:
 
 def boards(stem: str) -> list[Board]:
     """The tables of a loss; those of machines that nothing is said about come first."""
+    return [_read(_path(stem, name), name) for name in _names(stem)]
+
+
+def saved_text(stem: str) -> tuple[str, list[str | list[list[str]]]] | None:
+    """The first machine that `benchmarks/STEM.py` was run on, and its paragraphs and tables."""
+    names = _names(stem)
+    if not names:
+        return None
+    blocks = _path(stem, names[0]).read_text().strip().split("\n\n")
+    return names[0], [_table(b.splitlines()) if b.startswith("|") else b for b in blocks]
+
+
+def _path(stem: str, machine: str) -> Path:
+    return RESULTS / f"{stem}-{machine}.md"
+
+
+def _names(stem: str) -> list[str]:
     order = list(machines())
     names = [path.name[len(stem) + 1 : -3] for path in RESULTS.glob(f"{stem}-*.md")]
-    names.sort(key=lambda name: (name in order, order.index(name) if name in order else 0, name))
-    return [_read(RESULTS / f"{stem}-{name}.md", name) for name in names]
+    return sorted(
+        names, key=lambda name: (name in order, order.index(name) if name in order else 0, name)
+    )
 
 
 def _read(path: Path, machine: str) -> Board:
     lines = path.read_text().splitlines()
-    table = [
-        [cell.strip() for cell in line.strip("|").split("|")]
-        for line in lines
-        if line.startswith("|") and not re.fullmatch(r"[|:\- ]+", line)
-    ]
-    # 2.32e+03x is easier to read as 2320x.
-    table = [
-        [re.sub(r"^(\d\S*e\+\d+)(x?)$", lambda m: f"{float(m[1]):.0f}{m[2]}", cell) for cell in row]
-        for row in table
-    ]
+    table = _table(lines)
     return Board(
         machine,
         table[0][0],
@@ -84,6 +93,20 @@ def _read(path: Path, machine: str) -> Board:
         {row[0]: tuple(row[1:]) for row in table[1:]},
         tuple(line for line in lines if line and not line.startswith("|")),
     )
+
+
+def _table(lines: list[str]) -> list[list[str]]:
+    """The cells of the lines that are a table's."""
+    table = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in lines
+        if line.startswith("|") and not re.fullmatch(r"[|:\- ]+", line)
+    ]
+    # 2.32e+03x is easier to read as 2320x.
+    return [
+        [re.sub(r"^(\d\S*e\+\d+)(x?)$", lambda m: f"{float(m[1]):.0f}{m[2]}", cell) for cell in row]
+        for row in table
+    ]
 
 
 @dataclass(frozen=True)

@@ -118,6 +118,21 @@ def test_readme_table_has_the_training_step_first(
     assert step == f"{start}- | 7.5 ms | 1.5 ms | - | 5x | - | - |"
 
 
+def test_saved_text_has_paragraphs_and_tables(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.syspath_prepend(str(DOCS))
+    pytest.importorskip("tomllib")
+    saved_results = importlib.import_module("saved_results")
+    monkeypatch.setattr(saved_results, "RESULTS", tmp_path)
+    assert saved_results.saved_text("inside_xla") is None
+    (tmp_path / "inside_xla-here.md").write_text(
+        "Milliseconds.\n\n| | outside |\n|---|---|\n| sv_softmax 512,20 | 0.02 |\n"
+    )
+    table = [["", "outside"], ["sv_softmax 512,20", "0.02"]]
+    assert saved_results.saved_text("inside_xla") == ("here", ["Milliseconds.", table])
+
+
 def test_links_of_the_readme_lead_somewhere() -> None:
     text = (ROOT / "README.md").read_text()
     for target in re.findall(r"\]\(([^)#]+)[^)]*\)", text):

@@ -24,10 +24,12 @@ from saved_results import (
     examples,
     machines,
     milliseconds,
+    saved_text,
     training_steps,
 )
 from sphinx.application import Sphinx
 
+_NOT_MEASURED = "No results are saved yet. To measure on your machine: "
 PAGES = {path.stem for path in (Path(__file__).parents[1] / "losses").glob("*.md")}
 
 
@@ -35,8 +37,8 @@ def _mebibytes(text: str) -> str:
     return text if text in ("-", "") else f"{text} MiB"
 
 
-def _title(board: Board) -> str:
-    return machines().get(board.machine, {}).get("title", board.machine.replace("-", " "))
+def _title(machine: str) -> str:
+    return machines().get(machine, {}).get("title", machine.replace("-", " "))
 
 
 def short_table(board: Board, columns: list[int]) -> str:
@@ -177,8 +179,7 @@ class Results(Directive):
     def run(self) -> list[nodes.Node]:
         """Reads the files, on which the page then depends."""
         stem = self.arguments[0]
-        for path in RESULTS.glob(f"{stem}-*"):
-            self.state.document.settings.record_dependencies.add(str(path))
+        _depend_on_results(self, stem)
         found = boards(stem)
         if not found:
             return [_not_measured(stem)]
@@ -186,7 +187,7 @@ class Results(Directive):
         for number, board in enumerate(found):
             columns = board.in_float32()
             note = machines().get(board.machine, {}).get("note", "")
-            parts.append(f"<p><strong>{escape(_title(board))}.</strong> {escape(note)}</p>")
+            parts.append(f"<p><strong>{escape(_title(board.machine))}.</strong> {escape(note)}</p>")
             steps = training_steps(board.machine)
             steps = {name: step for (of, name), step in steps.items() if of == stem}
             if steps:
@@ -239,11 +240,39 @@ class OptionCosts(Directive):
             if option:
                 plain = board.row("fastneg plain: ms")
                 body.append((option[1], *map(_with_ratio, cells, plain)))
+        title, sizes = _title(board.machine), board.sizes.replace(",", ", ")
         text = (
-            f"<p>{escape(_title(board))}. Sizes are {escape(board.sizes.replace(',', ', '))}; "
+            f"<p>{escape(title)}. Sizes are {escape(sizes)}; "
             "in brackets the time beside that of the plain loss.</p>"
         )
         return [nodes.raw("", text + html_table(head, body), format="html")]
+
+
+class SavedText(Directive):
+    """`{saved-text} SCRIPT`: what `benchmarks/SCRIPT.py --save-results NAME` saved, as it is."""
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        """Takes the first machine."""
+        stem = self.arguments[0]
+        _depend_on_results(self, stem)
+        found = saved_text(stem)
+        if found is None:
+            return [_paragraph(_NOT_MEASURED, f"python benchmarks/{stem}.py --save-results NAME")]
+        machine, blocks = found
+        parts = [f"<p><strong>{escape(_title(machine))}.</strong></p>"]
+        for block in blocks:
+            if isinstance(block, str):
+                parts.append(f"<p>{escape(block)}</p>".replace("`", ""))
+            else:
+                parts.append(html_table(tuple(block[0]), [tuple(row) for row in block[1:]]))
+        return [nodes.raw("", "".join(parts), format="html")]
+
+
+def _depend_on_results(directive: Directive, stem: str) -> None:
+    for path in RESULTS.glob(f"{stem}-*"):
+        directive.state.document.settings.record_dependencies.add(str(path))
 
 
 def _with_ratio(text: str, plain: str) -> str:
@@ -254,10 +283,7 @@ def _with_ratio(text: str, plain: str) -> str:
 
 
 def _not_measured(stem: str) -> nodes.paragraph:
-    return _paragraph(
-        "No results are saved yet. To measure on your machine: ",
-        f"python -m pytest benchmarks --losses {stem}",
-    )
+    return _paragraph(_NOT_MEASURED, f"python -m pytest benchmarks --losses {stem}")
 
 
 class Summary(Directive):
@@ -272,7 +298,7 @@ class Summary(Directive):
         lines = list(self.content) or SUMMARY.strip().splitlines()
         found = examples(lines)
         body = [(example.loss, example.size, *example.times()) for example in found]
-        used = dict.fromkeys(_title(example.board) for example in found)
+        used = dict.fromkeys(_title(example.board.machine) for example in found)
         text = f"<p>{caption(found)} Measured on: {escape('; '.join(used))}.</p>"
         return [nodes.raw("", html_table(head, body) + text, format="html")]
 
@@ -286,3 +312,4 @@ def setup(app: Sphinx) -> None:
     app.add_directive("results", Results)
     app.add_directive("results-summary", Summary)
     app.add_directive("option-costs", OptionCosts)
+    app.add_directive("saved-text", SavedText)
