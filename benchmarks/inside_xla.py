@@ -36,6 +36,7 @@ SIZES = {
 }
 WAYS = ("outside", "one program", "programs")
 TURN_SECONDS = 0.03
+MIN_CALLS = 10  # In a turn: XLA copies the loop's first state once, as large as the gradients.
 ALLOWED_RATIO, ALLOWED_EXTRA_MS = 1.1, 0.015
 
 
@@ -85,7 +86,7 @@ def measure(suite: Suite, workload: Workload, seconds: float) -> dict[str, float
         loss, *grads = (np.asarray(value) for value in run(3))
         if problem := suite.describe_error(truth, float(loss), tuple(grads)):
             raise RuntimeError(f"{suite.stem} {workload.name}, {way}: {problem}")
-        runs[way] = run, max(1, int(TURN_SECONDS * 1e3 / _time_ms(run, 5)))
+        runs[way] = run, max(MIN_CALLS, int(TURN_SECONDS * 1e3 / _time_ms(run, 5)))
     least = {way: _time_ms(*runs[way]) for way in WAYS}
     end = time.perf_counter() + seconds
     while time.perf_counter() < end:

@@ -2,6 +2,7 @@
 
 import pathlib
 import re
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -64,6 +65,32 @@ def test_custom_calls_in_the_compiled_program(native_in_xla: str, name: str) -> 
         results = found[OPERATIONS[name][-1]].split(" custom-call")[0]
         gradient = f"f32{arguments[1].shape.as_list()}".replace(" ", "")
         assert (gradient in results) == (with_grad and name != "positive_ranks")
+
+
+def test_scratch_memory_that_is_used_again(native_in_xla: str) -> None:
+    """It is left by calls of other sizes, some of them in other threads."""
+
+    def compute(users: tf.Tensor, items: tf.Tensor) -> list[tf.Tensor]:
+        with tf.GradientTape() as tape:
+            tape.watch([users, items])
+            labels = tf.ones(tf.shape(users)[:1])
+            loss = fastneg.softmax_loss_with_negative_mining(users, items, labels, shifts=[1, 2])
+        return [loss, *tape.gradient(loss, [users, items])]
+
+    batches = [tf.random.stateless_normal([2, rows, 128], [rows, 1]) for rows in (1500, 3000, 6000)]
+    expected = [compute(*batch) for batch in batches]
+    compiled = [tf.function(compute, jit_compile=True) for _ in batches]
+    for step, batch in zip(compiled, batches, strict=True):
+        step(*batch)
+
+    def run(place: int) -> list[tf.Tensor]:
+        return compiled[place](*batches[place])
+
+    places = [place for first in range(4) for place in (first % 3, 2, 0, 1)]
+    with ThreadPoolExecutor(3) as pool:
+        for place, results in zip(places, pool.map(run, places), strict=True):
+            for result, value in zip(results, expected[place], strict=True):
+                np.testing.assert_array_equal(result, value)
 
 
 def test_same_bits_of_a_table(native_in_xla: str) -> None:

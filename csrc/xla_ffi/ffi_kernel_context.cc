@@ -1,9 +1,9 @@
 #include "xla_ffi/ffi_kernel_context.h"
 
-#include <cstdlib>
 #include <cstring>
 
 #include "ops/runtime.h"
+#include "xla_ffi/scratch.h"
 
 namespace fastneg::xla_ffi {
 namespace {
@@ -188,10 +188,10 @@ Tensor FfiKernelContext::AllocateTemp(size_t num_bytes) {
   if (!ok()) return Tensor();
   const auto size = static_cast<int64_t>(num_bytes);
   if (device_ == nullptr || device_->on_host()) {
-    void* memory = std::malloc(num_bytes > 0 ? num_bytes : 1);
+    void* memory = TakeScratch(num_bytes);
     Tensor tensor(DType::kUInt8, &size, 1, memory);
     if (memory != nullptr) {
-      tensor.SetOwner(memory, &std::free);
+      tensor.SetOwner(memory, &GiveBackScratch);
     } else {
       Fail(ErrorCode::kResourceExhausted,
            "fastneg could not get " + std::to_string(size) + " bytes of scratch memory.");
