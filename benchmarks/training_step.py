@@ -122,7 +122,7 @@ def contenders_of(suite: Suite, workload: Workload) -> list[Contender]:
     ]
 
 
-def _block_ms(step: Callable[[], tf.Tensor], seconds: float) -> float:
+def block_ms(step: Callable[[], tf.Tensor], seconds: float) -> float:
     """The time of a step in a block of its own."""
     for _ in range(2):
         step().numpy()
@@ -153,7 +153,7 @@ def measure(suite: Suite, workload: Workload, seconds: float) -> dict[str, Any]:
     blocks: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(ROUNDS):
         for name, step in steps.items():
-            blocks[name].append(_block_ms(step, seconds))
+            blocks[name].append(block_ms(step, seconds))
     gc.collect()
     return {name: statistics.median(times) for name, times in blocks.items()}
 
