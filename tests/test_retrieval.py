@@ -155,6 +155,38 @@ def test_every_option(name: str) -> None:
     assert loss.shape == truth.shape
 
 
+@pytest.mark.parametrize("name", OPTIONS)
+def test_every_option_of_several_heads(name: str) -> None:
+    """The loss of the heads' largest scores, by which only the heads that have them change.
+
+    Scores [B, C] are those of B queries with C unit vectors.
+    """
+    options, arguments = OPTIONS[name]
+    rng = np.random.default_rng(2)
+    heads, candidate = rng.normal(size=(4, 3, 5)), rng.normal(size=(7, 5))
+    norms = [1.0, 1.0]
+    if options.get("normalize"):
+        norms = [np.linalg.norm(x, axis=-1, keepdims=True) for x in (heads, candidate)]
+    q, c = heads / norms[0], candidate / norms[1]
+    scores = q @ c.T
+    expected = {"reduction": "sum", **options, **arguments, "normalize": False}
+    expected.pop("remove_accidental_hits", None)
+    truth = oracle.in_batch_softmax(scores.max(axis=1), np.eye(7), **expected)
+    tensors = [tf.constant(heads), tf.constant(candidate)]
+    with tf.GradientTape() as tape:
+        tape.watch(tensors)
+        loss = Retrieval(**options)(*tensors, **arguments)
+    np.testing.assert_allclose(loss, truth.loss, rtol=1e-10)
+    grad_scores = np.where(scores == scores.max(axis=1)[:, None], truth.grad_query[:, None], 0)
+    expected_grads = [grad_scores @ c, np.einsum("bhc,bhd->cd", grad_scores, q)]
+    for grad, exact, rows, norm in zip(
+        tape.gradient(loss, tensors), expected_grads, (q, c), norms, strict=True
+    ):
+        if options.get("normalize"):
+            exact = (exact - rows * np.sum(rows * exact, axis=-1, keepdims=True)) / norm
+        np.testing.assert_allclose(grad, exact, rtol=1e-9, atol=1e-12)
+
+
 def test_ids_that_are_strings() -> None:
     # The first two are one candidate: row 0 has the logits 2 and 5, row 1 has 7 and 5.
     task = Retrieval(remove_accidental_hits=True)
