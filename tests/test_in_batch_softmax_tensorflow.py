@@ -1,13 +1,18 @@
 """The in-batch softmax loss saved, differentiated twice, and of unknown sizes inside XLA."""
 
+import functools
 from pathlib import Path
 from typing import Any
 
 import in_batch_problems
 import numpy as np
+import oracle_in_batch_softmax as oracle
 import pytest
 import tensorflow as tf
 from in_batch_problems import LOSS
+from processes import run_python
+
+import fastneg
 
 MADE = in_batch_problems.make(12, 20, 6)
 IDS = np.arange(20) % 7
@@ -20,20 +25,46 @@ def _loss_and_gradients(query: Any, candidate: Any, reduction: str) -> Any:
     return loss, *tape.gradient(loss, [query, candidate])
 
 
-@pytest.mark.parametrize("reduction", ["mean", "none"])
-def test_saved_model(native: str, tmp_path: Path, reduction: str) -> None:
+def _losses_and_ranks(jit_compile: bool) -> tf.Module:
+    """Functions of embeddings of any number; the first one returns gradients too."""
     module = tf.Module()
-    module.step = tf.function(
-        lambda query, candidate: _loss_and_gradients(query, candidate, reduction),
+    function = functools.partial(
+        tf.function,
         input_signature=[tf.TensorSpec([None, 6])] * 2,
+        jit_compile=jit_compile,
         autograph=False,
     )
-    tf.saved_model.save(module, str(tmp_path))
-    loaded = tf.saved_model.load(str(tmp_path))
-    arguments = tf.constant(MADE.query), tf.constant(MADE.candidate)
-    expected = _loss_and_gradients(*arguments, reduction)
-    for actual, exact in zip(loaded.step(*arguments), expected, strict=True):
-        np.testing.assert_array_equal(actual, exact)
+    module.step = function(lambda *towers: _loss_and_gradients(*towers, "mean"))
+    module.rows = function(lambda *towers: LOSS(*towers, candidate_ids=IDS, reduction="none"))
+    module.ranks = function(lambda *towers: fastneg.positive_ranks(*towers, candidate_ids=IDS))
+    return module
+
+
+def check_loaded(path: str) -> None:
+    """What was saved is as near the truth as float32 allows, and can be differentiated."""
+    loaded = tf.saved_model.load(path)
+    towers = [tf.constant(MADE.query), tf.constant(MADE.candidate)]
+    with tf.GradientTape() as tape:
+        tape.watch(towers)
+        rows = loaded.rows(*towers)
+    for reduction, results in (
+        ("mean", loaded.step(*towers)),
+        ("none", (rows, *tape.gradient(rows, towers))),
+    ):
+        exact = oracle.in_batch_softmax(*towers, candidate_ids=IDS, reduction=reduction)
+        for actual, expected in zip(results, exact[:3], strict=True):
+            np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
+    ranks = oracle.positive_ranks(*towers, candidate_ids=IDS)
+    np.testing.assert_array_equal(loaded.ranks(*towers), ranks)
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_saved_and_loaded_in_another_process(
+    request: pytest.FixtureRequest, tmp_path: Path, jit_compile: bool
+) -> None:
+    request.getfixturevalue("native_in_xla" if jit_compile else "native")
+    tf.saved_model.save(_losses_and_ranks(jit_compile), str(tmp_path))
+    run_python(f"import test_in_batch_softmax_tensorflow as t; t.check_loaded({str(tmp_path)!r})")
 
 
 @pytest.mark.parametrize("reduction", ["mean", "none"])
