@@ -81,6 +81,34 @@ def native() -> Iterator[str]:
     yield from _chosen("native")
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Has `isa` stand for each instruction set that this machine has.
+
+    The core is asked only where a test takes the fixture: not every build has one. The sets that
+    multiply bfloat16 have other kernels for the in-batch loss alone.
+    """
+    marks = metafunc.definition.iter_markers("parametrize")
+    if "isa" not in metafunc.fixturenames or any("isa" in mark.args[0] for mark in marks):
+        return
+    from fastneg import _core
+
+    names = _core.available_isas()
+    if not metafunc.module.__name__.startswith("test_in_batch_softmax"):
+        names = [name for name in names if not name.endswith(("-bf16", "-amx"))]
+    metafunc.parametrize("isa", names, indirect=True)
+
+
+@pytest.fixture
+def isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The instruction set that the core uses for the duration of a test."""
+    from fastneg import _core
+
+    before = _core.active_isa()
+    _core.set_isa(request.param)
+    yield request.param
+    _core.set_isa(before)
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Inside XLA the choice of numba comes to the reference, whose cases there are tested anyway.
 

@@ -1,6 +1,5 @@
 """The core of the in-batch loss on arrays: instruction sets, threads, paths that few take."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import in_batch_problems
@@ -14,15 +13,6 @@ _core = pytest.importorskip("fastneg._core", exc_type=ImportError)
 
 # Tails of rows, candidates and dimensions, several blocks of rows, and several rounds of blocks.
 SHAPES = ((7, 8, 3), (130, 131, 33), (300, 301, 64), (70, 1100, 700))
-
-
-@pytest.fixture(params=_core.available_isas())
-def isa(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Each instruction set that this machine has."""
-    before = _core.active_isa()
-    _core.set_isa(request.param)
-    yield request.param
-    _core.set_isa(before)
 
 
 def _run(problem: Problem, **arguments: Any) -> dict[str, np.ndarray]:

@@ -1,6 +1,5 @@
 """The core alone: instruction sets, numbers of threads, repeated calls, what it refuses."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -28,16 +27,6 @@ def _run(problem: problems.Problem, **arguments: Any) -> dict[str, Any]:
     return core.pairwise_logistic(
         problem.labels, problem.logits, **problem.options, scalar_gradients=True, **arguments
     )
-
-
-@pytest.fixture(params=["baseline", "x86-64-v3", "x86-64-v4"])
-def isa(request: pytest.FixtureRequest) -> Iterator[str]:
-    if request.param not in core.available_isas():
-        pytest.skip(f"The core or this machine does not have {request.param}.")
-    before = core.active_isa()
-    core.set_isa(request.param)
-    yield request.param
-    core.set_isa(before)
 
 
 @pytest.mark.parametrize("name", PROBLEMS)

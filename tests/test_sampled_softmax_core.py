@@ -35,14 +35,6 @@ def _run(problem: sampled_problems.Problem, **arguments: Any) -> dict[str, np.nd
     )
 
 
-@pytest.fixture(params=_core.available_isas())
-def isa(request: pytest.FixtureRequest) -> object:
-    before = _core.active_isa()
-    _core.set_isa(request.param)
-    yield request.param
-    _core.set_isa(before)
-
-
 def _assert_close(result: dict[str, np.ndarray], truth: oracle.Truth, tolerance: float) -> None:
     ids = result["ids"]
     assert len(set(ids.tolist())) == len(ids)

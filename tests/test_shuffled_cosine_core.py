@@ -26,14 +26,6 @@ def _run(problem: shuffled_problems.Problem, **arguments: object) -> dict[str, n
     )
 
 
-@pytest.fixture(params=_core.available_isas())
-def isa(request: pytest.FixtureRequest) -> object:
-    before = _core.active_isa()
-    _core.set_isa(request.param)
-    yield request.param
-    _core.set_isa(before)
-
-
 @pytest.mark.parametrize("dtype", problems.DTYPES)
 @pytest.mark.parametrize("shape", [(7, 4, 17), (130, 17, 31), (257, 64, 128), (1000, 21, 64)])
 def test_instruction_sets(isa: str, shape: tuple[int, int, int], dtype: str) -> None:

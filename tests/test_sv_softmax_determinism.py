@@ -4,7 +4,6 @@ import os
 import pathlib
 import subprocess
 import sys
-from collections.abc import Iterator
 
 import numpy as np
 import problems
@@ -39,17 +38,6 @@ def test_number_of_threads(tmp_path: pathlib.Path) -> None:
                 np.testing.assert_array_equal(
                     several[name][key], value, err_msg=f"{name} {key} {num_threads}"
                 )
-
-
-@pytest.fixture(params=["baseline", "x86-64-v3", "x86-64-v4"])
-def isa(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Each instruction set that this machine has."""
-    if request.param not in _core.available_isas():
-        pytest.skip(f"This machine or build does not have {request.param}.")
-    before = _core.active_isa()
-    _core.set_isa(request.param)
-    yield request.param
-    _core.set_isa(before)
 
 
 def _on_core(case: cases.Case, **options: object) -> dict[str, np.ndarray]:

@@ -20,17 +20,6 @@ OPERATION = "Fastneg>SvSoftmax"
 SHAPES = ((33, 1), (70, 5), (37, 16), (50, 20), (24, 256), (17, 1000), (2, 9000), (2, 17003))
 
 
-@pytest.fixture(params=["baseline", "x86-64-v3", "x86-64-v4"])
-def isa(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Each instruction set that this machine has."""
-    if request.param not in _core.available_isas():
-        pytest.skip(f"This machine or build does not have {request.param}.")
-    before = _core.active_isa()
-    _core.set_isa(request.param)
-    yield request.param
-    _core.set_isa(before)
-
-
 @pytest.mark.parametrize("in_place", [False, True])
 @pytest.mark.parametrize("dtype", HALF_TYPES)
 @pytest.mark.parametrize("shape", SHAPES)
