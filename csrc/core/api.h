@@ -402,6 +402,9 @@ struct InBatchSoftmaxArgs : InBatchScoresArgs {
   double negative_weight = 1.0;  // 1 where the positive is in the softmax.
   bool bidirectional = false;    // Not with positives, num_hard_negatives or the refined correction.
   bool t_is_trained = true;      // Else grad_scalars has 0 for t = 1, and nothing looks for hard negatives.
+  // Scores that `bidirectional` keeps from the sums to the gradients. Where all together take more, they are multiplied
+  // again: that is faster than reading them from memory.
+  int64_t kept_scores_bytes = 80 << 20;
   Reduction reduction = Reduction::kMean;
 
   void* loss = nullptr;  // [compute], one value, or [B] with kNone. Required.

@@ -351,6 +351,26 @@ void TestThreads() {
   }
 }
 
+// Candidates classified too, with scores that are multiplied again for the gradients. In one round and in several, with
+// references that suit all rows or none.
+void TestScoresAgain() {
+  for (int variant = 1; variant < 128; variant += 2) {
+    for (float factor : {1.0f, 100.0f}) {
+      Problem p = MakeProblem(140, 170, 16, variant);
+      for (size_t i = 120 * 16; i < p.candidate.size(); ++i) p.candidate[i] *= factor;
+      p.options.kept_scores_bytes = 0;
+      const Solution exact = Solve(p);
+      const double tolerance = factor == 1 ? 1e-4 : 1e-3;
+      const Result one = Run(p, 1, true), three = Run(p, 3, true);
+      FASTNEG_CHECK(std::abs(one.loss - exact.loss) <= tolerance * (1 + std::abs(exact.loss)));
+      CheckNear(one.grad_query, exact.grad_query, tolerance);
+      CheckNear(one.grad_candidate, exact.grad_candidate, tolerance);
+      FASTNEG_CHECK(std::memcmp(&one.loss, &three.loss, sizeof(float)) == 0);
+      FASTNEG_CHECK(SameBits(one.grad_query, three.grad_query) && SameBits(one.grad_candidate, three.grad_candidate));
+    }
+  }
+}
+
 void TestStatuses() {
   const std::vector<float> rows(12, 1.0f);
   const std::vector<int64_t> positives = {0, 3};
@@ -412,6 +432,7 @@ int main() {
     FASTNEG_CHECK(fastneg::SetIsa(*isa));
     fastneg::TestValues();
     fastneg::TestThreads();
+    fastneg::TestScoresAgain();
     fastneg::TestBFloat16();
     fastneg::TestStatuses();
     std::printf("%s: passed\n", *isa);

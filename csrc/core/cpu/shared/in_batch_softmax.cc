@@ -20,10 +20,6 @@ using cpu::InBatchPlan;
 // One negative in so many, and fewer, is faster added by itself than as part of a product of matrices.
 constexpr int64_t kSparseShare = 4;
 
-// Scores that are kept from the sums to the gradients where candidates are classified too. More of them had better be
-// multiplied again than read from memory.
-constexpr int64_t kKeptScoresBytes = 80 << 20;
-
 Status CheckOptions(const InBatchSoftmaxArgs& args) {
   if (!(args.temperature > 0) || !std::isfinite(args.temperature)) return Status::kInvalidOption;
   if (!(args.label_smoothing >= 0 && args.label_smoothing < 1)) return Status::kInvalidOption;
@@ -49,7 +45,7 @@ InBatchPlan LayOut(const InBatchSoftmaxArgs& args, const cpu::InBatchKernels& ke
   const int64_t padded = CeilDiv(args.num_candidates, width) * width;
   const int64_t element = static_cast<int64_t>(bytes);
   const int64_t extra = (selects ? 2 * padded * element : 0) + (args.bidirectional ? 3 * padded * element : 0);
-  const int64_t kept_scores = args.bidirectional && grads ? kKeptScoresBytes : 0;
+  const int64_t kept_scores = args.bidirectional && grads ? args.kept_scores_bytes : 0;
   InBatchPlan plan = layout->LayOut(args, kernels, {grads, grads || selects, pairs, extra, kept_scores}, workspace);
   plan.probability = args.sampling_probability;
   plan.weights = args.weights;
