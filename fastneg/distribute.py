@@ -23,8 +23,9 @@ def gather_candidates(
     gradients of variables add up over replicas to those of one process with the global batch.
     Parts of the batch need not be of one size, and may be empty.
 
-    Each replica receives C_0 + ... + C_{R-1} rows, and as many rows of gradients are summed over
-    replicas: for R equal parts R times the bytes of its own part, in either direction.
+    Each replica receives the rows of all others. Gradients of all C_0 + ... + C_{R-1} rows are
+    summed over replicas, an all-reduce of which each replica keeps its own rows: in a ring it
+    receives twice as many of them as it received rows.
 
     What it returns are arguments of `fastneg.in_batch_softmax_loss` and
     `fastneg.layers.Retrieval`. Outside a strategy, or with one replica, that is what was given,
