@@ -59,6 +59,7 @@ html_theme_options = {
         "color-picture-negative": "#7fa7d1",
         "color-picture-left-out": "#c0504d",
         "color-picture-line": "#8a8f98",
+        "color-picture-peer": "#b9770e",
     },
     "dark_css_variables": {
         "color-brand-primary": "#7ab8f5",
@@ -67,5 +68,6 @@ html_theme_options = {
         "color-picture-negative": "#4a76a8",
         "color-picture-left-out": "#e5817c",
         "color-picture-line": "#8a8f98",
+        "color-picture-peer": "#e0a458",
     },
 }
