@@ -41,8 +41,8 @@ WORKLOADS = {
     "sv_softmax": "65536,4;8192,256;16384,1024",
 }
 OURS = ("fastneg native", "fastneg native, XLA")
-TRAINING = ("--negatives", "64", "256")
-TINY_TRAINING = ("--negatives", "4", "--epochs", "1")
+TRAINING = ("--plain", "graph", "--negatives", "64", "256")
+TINY_TRAINING = ("--plain", "graph", "--negatives", "4", "--epochs", "1")
 
 
 def main() -> int:

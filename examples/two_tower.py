@@ -1,16 +1,16 @@
-r"""Trains a two-tower model twice, with plain TensorFlow's loss and with fastneg's, and compares.
+r"""Trains a two-tower model with plain TensorFlow's loss, in two forms, and with fastneg's.
 
     python examples/two_tower.py
-    python examples/two_tower.py --interactions ratings.csv --negatives 64
+    python examples/two_tower.py --interactions ratings.csv --epochs 30
     python examples/two_tower.py --interactions gowalla_train.npz --negatives 4 32 256 1024 \
-        --time-limit 3
+        --epochs 30 --time-limit 3
     python examples/two_tower.py --interactions gowalla_train.npz --loss in-batch \
         --batch-size 1024 --gamma 10 --learning-rate 3e-3 --epochs 16 --positive-out \
         --negative-weight 1.22 --time-limit 3
 
-Both trainings start from the same tables and see the same batches and shifts. The model itself is
-in `retrieval/model.py`, how it calls a loss in `retrieval/batch_losses.py`; which of the losses it
-gets is decided in `main` below.
+All trainings start from the same tables and see the same batches and shifts. The model itself is in
+`retrieval/model.py`, how it calls a loss in `retrieval/batch_losses.py`, the fastest plain form in
+`retrieval/fastest_plain.py`; which of the losses it gets is decided in `losses` below.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ["KERAS_BACKEND"] = "tensorflow"
 
 import tensorflow as tf
+from retrieval import fastest_plain
 from retrieval.batch_losses import BatchLoss, InBatchLoss, RolledLoss
-from retrieval.breakdown import measure_stages
+from retrieval.breakdown import measure_stages, warm_up
 from retrieval.interactions import Interactions
 from retrieval.lazy_adam import LazyAdam
 from retrieval.model import TwoTower
@@ -47,9 +48,16 @@ from retrieval.training import TrainingRun, train
 import fastneg
 
 DEFAULT_NEGATIVES = 64
-PLAIN_FORMS = {
-    "rolled": "gathered candidates and einsum",
-    "in-batch": "all scores in one matrix",
+PLAIN, FASTEST, FUSED = "plain TensorFlow", "plain TensorFlow, fastest", "fastneg"
+FORMS = {
+    "rolled": {
+        PLAIN: "fastneg.reference: gathered candidates and einsum",
+        FASTEST: "windows of the doubled batch with a gradient by hand, one XLA program",
+    },
+    "in-batch": {
+        PLAIN: "fastneg.reference: all scores in one matrix",
+        FASTEST: "log-sum-exp of all scores and the positives by themselves, one XLA program",
+    },
 }
 
 
@@ -65,25 +73,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     print(describe(data, options), flush=True)
     evaluate = RankingEvaluator(data)
-    runs = []
-    for num_negatives in options.negatives or [DEFAULT_NEGATIVES]:
-        plain_loss, fused_loss = losses(options, num_negatives)
-        common = (data, evaluate, options)
-        plain_title = "plain TensorFlow, XLA" if options.plain_xla else "plain TensorFlow"
-        plain = run_once(plain_title, plain_loss, *common, time_limit_minutes=options.time_limit)
-        fused = run_once("fastneg", fused_loss, *common)
-        runs.append((plain, fused))
-    report(runs, data, options)
+    groups = [
+        [
+            run_once(title, loss, data, evaluate, options)
+            for title, loss in losses(options, num_negatives).items()
+        ]
+        for num_negatives in options.negatives or [DEFAULT_NEGATIVES]
+    ]
+    report(groups, data, options)
 
 
-def losses(options: argparse.Namespace, num_negatives: int) -> tuple[BatchLoss, BatchLoss]:
-    """The plain loss and the fused one."""
-    name = "in_batch_softmax_loss"
+def losses(options: argparse.Namespace, num_negatives: int) -> dict[str, BatchLoss]:
+    """The plain losses and the fused one, by title."""
+    name, fastest = "in_batch_softmax_loss", fastest_plain.in_batch_softmax_loss
     if options.loss == "rolled":
-        name = "softmax_loss_with_negative_mining"
-    plain, fused = getattr(fastneg.reference, name), getattr(fastneg, name)
-    if options.plain_xla:
-        plain = tf.function(plain, jit_compile=True)
+        name, fastest = "softmax_loss_with_negative_mining", fastest_plain.rolled_softmax_loss
+    functions = {
+        PLAIN: getattr(fastneg.reference, name),
+        FASTEST: fastest_plain.as_one_program(fastest, options.batch_size),
+        FUSED: getattr(fastneg, name),
+    }
+    left_out = {"graph": FASTEST, "fastest": PLAIN}.get(options.plain)
 
     def loss(function: Callable[..., tf.Tensor]) -> BatchLoss:
         if options.loss == "rolled":
@@ -97,7 +107,7 @@ def losses(options: argparse.Namespace, num_negatives: int) -> tuple[BatchLoss, 
             correction=options.correction,
         )
 
-    return loss(plain), loss(fused)
+    return {title: loss(f) for title, f in functions.items() if title != left_out}
 
 
 def run_once(
@@ -106,8 +116,6 @@ def run_once(
     data: Interactions,
     evaluate: RankingEvaluator,
     options: argparse.Namespace,
-    *,
-    time_limit_minutes: float | None = None,
 ) -> TrainingRun:
     """Builds, trains and measures one model."""
     model = TwoTower(
@@ -120,7 +128,10 @@ def run_once(
     )
     model.compile(optimizer=LazyAdam(options.learning_rate), jit_compile=False)
     model.optimizer.build(model.trainable_variables)
-    schedule = schedule_of(options, time_limit_minutes=time_limit_minutes)
+    time_limit = None if title == FUSED else options.time_limit
+    schedule = schedule_of(options, time_limit_minutes=time_limit)
+    (stage,) = (stage for stage in model.stages() if stage.name == "loss")
+    warm_up(stage, data, schedule)
     run = train(title, model, data, evaluate, schedule)
     run.stage_ms = measure_stages(model.stages(), data, schedule)
     return run
@@ -144,18 +155,18 @@ def describe(data: Interactions, options: argparse.Namespace) -> str:
 
 
 def report(
-    runs: Sequence[tuple[TrainingRun, TrainingRun]],
-    data: Interactions,
-    options: argparse.Namespace,
+    groups: Sequence[Sequence[TrainingRun]], data: Interactions, options: argparse.Namespace
 ) -> None:
-    """Prints the tables and draws the picture."""
-    every_run = [run for pair in runs for run in pair]
+    """Prints the tables and draws the picture; the last run of a group is fastneg's."""
+    every_run = [run for group in groups for run in group]
     print(f"\n{results_table(every_run)}\n")
-    print(f"{runs[0][0].title} is fastneg.reference: {PLAIN_FORMS[options.loss]}.")
-    print("\n".join(comparison(plain, fused) for plain, fused in runs))
+    for run in groups[0][:-1]:
+        print(f"{run.title} is {FORMS[options.loss][run.title]}.")
+    for *plain_runs, fused in groups:
+        print("\n".join(comparison(plain, fused) for plain in plain_runs))
     print(f"\nWhere a training step's time goes:\n{stages_table(every_run)}\n")
     try:
-        draw(runs, f"Two-tower model, {data.name}", options.output)
+        draw(groups, f"Two-tower model, {data.name}", options.output)
     except ModuleNotFoundError:
         print("No picture: matplotlib is not installed.")
     else:
@@ -202,8 +213,13 @@ def argument_parser() -> argparse.ArgumentParser:
         default=1.0,
         help="of the negatives' part of the in-batch loss, with --positive-out",
     )
-    add("--plain-xla", action="store_true", help="compile the plain loss with XLA")
-    add_training_options(parser, num_epochs=30, learning_rate=2e-3, output="two_tower.png")
+    add(
+        "--plain",
+        default="both",
+        choices=["graph", "fastest", "both"],
+        help="which plain losses to train with: operations of a graph, the fastest form we know",
+    )
+    add_training_options(parser, num_epochs=20, learning_rate=2e-3, output="two_tower.png")
     return parser
 
 

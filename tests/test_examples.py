@@ -21,6 +21,7 @@ from retrieval import (
     batch_losses,
     breakdown,
     clicks,
+    fastest_plain,
     interactions,
     lazy_adam,
     memory,
@@ -80,6 +81,7 @@ def write_csr(path, **changes):
 @pytest.fixture
 def _be_quick(monkeypatch):
     monkeypatch.setattr(breakdown, "_SECONDS_PER_STAGE", 0.01)
+    monkeypatch.setattr(fastest_plain, "_MAX_WINDOWS", 4)  # Less to compile.
 
 
 BAD_ARGUMENTS = [
@@ -107,12 +109,13 @@ class TestTwoTower:
         output = str(ratings_csv.parent / "curves.png")
         return ["--interactions", str(ratings_csv), *small.split(), "--output", output, *more]
 
-    def test_prints_both_losses_and_draws(self, ratings_csv, capsys):
-        two_tower.main(self.options(ratings_csv, "--negatives", "3", "17"))
+    def test_prints_all_losses_and_draws(self, ratings_csv, capsys):
+        two_tower.main(self.options(ratings_csv, "--negatives", "3", "32"))
         printed = capsys.readouterr().out
         differences = re.findall(r"the loss curves differ by at most (\S+)", printed)
-        assert len(differences) == 2
+        assert len(differences) == 4
         assert max(map(float, differences)) < 1e-5
+        assert len(re.findall(r"^ *\d+  plain TensorFlow, fastest ", printed, re.MULTILINE)) == 4
         for words in ("plain TensorFlow", "Recall@20", "NDCG@20", "ms per step", "peak extra MiB"):
             assert words in printed
         if HAVE_MATPLOTLIB:
@@ -123,7 +126,7 @@ class TestTwoTower:
         [
             [],
             ["--no-logq", "--positive-out", "--negative-weight", "1.2"],
-            ["--correction", "refined"],
+            ["--correction", "refined", "--negative-weight", "1.2"],
         ],
     )
     def test_all_of_the_batch(self, ratings_csv, capsys, options):
@@ -142,15 +145,26 @@ class TestTwoTower:
         ]
         two_tower.main([*files, *small, *options])
         printed = capsys.readouterr().out
-        (difference,) = re.findall(r"the loss curves differ by at most (\S+)", printed)
-        assert float(difference) < 1e-5
+        differences = re.findall(r"the loss curves differ by at most (\S+)", printed)
+        assert len(differences) == 2
+        assert max(map(float, differences)) < 1e-5
         assert "in-batch loss, batch 64" in printed
         assert "B-1=63" in printed
+
+    @pytest.mark.parametrize(
+        ("plain", "form"), [("graph", "reference"), ("fastest", "one XLA program")]
+    )
+    def test_one_plain_loss(self, ratings_csv, capsys, plain, form):
+        two_tower.main(self.options(ratings_csv, "--plain", plain))
+        printed = capsys.readouterr().out
+        assert len(re.findall("the loss curves differ", printed)) == 1
+        assert form in printed
+        assert ("plain TensorFlow, fastest" in printed) == (plain == "fastest")
 
     def test_time_limit_ends_the_plain_training_and_is_told(self, ratings_csv, capsys):
         two_tower.main(self.options(ratings_csv, "--time-limit", "1e-9", "--no-logq"))
         printed = capsys.readouterr().out
-        assert "1 of 34" in printed
+        assert printed.count(" 1 of 34 ") == 2
         assert "no logQ correction" in printed
         assert (ratings_csv.parent / "curves.png").exists() == HAVE_MATPLOTLIB
 

@@ -34,6 +34,11 @@ class Stage:
     after: str | None = None
 
 
+def warm_up(stage: Stage, data: Interactions, schedule: Schedule) -> None:
+    """Runs a stage for one batch, so that XLA has compiled what is its own of it."""
+    _loop(stage)(*(tf.constant(array[:1]) for array in schedule.epoch_batches(data, epoch=0)))
+
+
 def measure_stages(
     stages: Sequence[Stage], data: Interactions, schedule: Schedule
 ) -> dict[str, float]:

@@ -55,8 +55,9 @@ def comparison(plain: TrainingRun, fused: TrainingRun) -> str:
     shared = min(len(plain.losses), len(fused.losses))
     difference = np.abs(plain.losses[:shared].astype(np.float64) - fused.losses[:shared])
     text = (
-        f"{fused.size}: the loss curves differ by at most {difference.max():.1e} over "
-        f"{shared:,} shared steps (loss {fused.losses[0]:.3f} to {fused.losses[shared - 1]:.3f}); "
+        f"{fused.size}, beside {plain.title}: the loss curves differ by at most "
+        f"{difference.max():.1e} over {shared:,} shared steps "
+        f"(loss {fused.losses[0]:.3f} to {fused.losses[shared - 1]:.3f}); "
         f"a step is {plain.step_ms / fused.step_ms:.1f} times as fast"
     )
     if plain.stage_ms.get("loss") and fused.stage_ms.get("loss"):
