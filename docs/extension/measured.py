@@ -163,6 +163,8 @@ def _figure(caption: str, what: str, parts: list[str], width: int, height: int) 
 
 
 def _milliseconds(ms: float) -> str:
+    if ms >= 1000:
+        return f"{ms / 1000:.3g} s"
     return f"{ms:.0f} ms" if ms >= 100 else f"{ms:.3g} ms"
 
 
