@@ -8,6 +8,7 @@ import numpy as np
 import oracle
 import problems
 import tensorflow as tf
+import traced
 
 MODES = ("eager", "graph", "unknown_batch", "xla")
 
@@ -63,16 +64,13 @@ def run(loss: Callable[..., Any], problem: problems.Problem, mode: str = "eager"
 
 def wrap(compute: Callable[..., Any], mode: str, arguments: dict[str, Any]) -> Callable[..., Any]:
     """`compute` as it runs in a mode; `arguments` tell dtypes and ranks."""
-    if mode == "eager":
-        return compute
-    compiled = tf.function(compute, autograph=False, jit_compile=mode == "xla")
+    specs = None
     if mode == "unknown_batch":
         specs = {
             name: tf.TensorSpec([None] * value.shape.rank, value.dtype)
             for name, value in arguments.items()
         }
-        return compiled.get_concrete_function(**specs)
-    return compiled
+    return traced.wrap(compute, mode, arguments, specs)
 
 
 def truth(problem: problems.Problem) -> oracle.Truth:

@@ -204,16 +204,16 @@ def run(loss: Callable[..., Any], problem: Problem, mode: str = "eager") -> Resu
         for name in list(options)
         if isinstance(options[name], np.ndarray)
     }
-    factor = tf.constant(upstream(problem))
+    followed_names = tuple(variables)
 
-    def compute(**arguments: Any) -> tuple[Any, dict[str, Any]]:
-        followed = {name: arguments[name] for name in variables}
+    def compute(factor: tf.Tensor, **arguments: Any) -> tuple[Any, dict[str, Any]]:
+        followed = {name: arguments[name] for name in followed_names}
         with tf.GradientTape() as tape:
             tape.watch(followed)
             value = loss(**arguments, **options)
         return value, tape.gradient(value, followed, output_gradients=factor)
 
-    arguments = {**tensors, **others}
+    arguments = {"factor": tf.constant(upstream(problem)), **tensors, **others}
     value, grads = evaluation.wrap(compute, mode, arguments)(**arguments)
     arrays = {name: None if grad is None else grad.numpy() for name, grad in grads.items()}
     return Result(

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import evaluation
 import ml_dtypes
 import numpy as np
 import oracle_pairwise_logistic as oracle
@@ -99,8 +100,10 @@ def run(loss: Callable[..., Any], problem: Problem, mode: str = "eager") -> Resu
     if options.get("session_ids") is not None:
         constants["session_ids"] = options.pop("session_ids")
 
+    watched_names = tuple(variables)
+
     def compute(**tensors: Any) -> tuple[Any, dict[str, Any]]:
-        watched = {name: tensors[name] for name in variables}
+        watched = {name: tensors[name] for name in watched_names}
         with tf.GradientTape() as tape:
             tape.watch(watched)
             value = loss(**tensors, **options)
@@ -109,7 +112,7 @@ def run(loss: Callable[..., Any], problem: Problem, mode: str = "eager") -> Resu
     arguments = {
         name: tf.convert_to_tensor(value) for name, value in {**constants, **variables}.items()
     }
-    value, grads = _wrap(compute, mode, arguments)(**arguments)
+    value, grads = evaluation.wrap(compute, mode, arguments)(**arguments)
     return Result(
         value.numpy(),
         *(
@@ -117,19 +120,6 @@ def run(loss: Callable[..., Any], problem: Problem, mode: str = "eager") -> Resu
             for name in ("logits", "weights", *_SCALARS)
         ),
     )
-
-
-def _wrap(compute: Callable[..., Any], mode: str, arguments: dict[str, Any]) -> Callable[..., Any]:
-    if mode == "eager":
-        return compute
-    compiled = tf.function(compute, autograph=False, jit_compile=mode == "xla")
-    if mode == "unknown_batch":
-        specs = {
-            name: tf.TensorSpec([None] * value.shape.rank, value.dtype)
-            for name, value in arguments.items()
-        }
-        return compiled.get_concrete_function(**specs)
-    return compiled
 
 
 def truth(problem: Problem) -> oracle.Truth:

@@ -8,6 +8,7 @@ import ml_dtypes
 import numpy as np
 import oracle_sampled_softmax as oracle
 import tensorflow as tf
+import traced
 from problems import DTYPES, compute_dtype
 
 MODES = ("eager", "graph", "unknown_batch", "xla")
@@ -95,7 +96,8 @@ def make(
 
 def run(loss: Callable[..., Any], problem: Problem, mode: str = "eager") -> Result:
     """Returns the losses and the gradients of their sum, weighted where there are upstreams."""
-    num_classes, num_sampled = problem.num_classes, len(problem.sampled)
+    num_classes, num_sampled, num_true = problem.num_classes, len(problem.sampled), problem.num_true
+    remove_accidental_hits = problem.remove_accidental_hits
 
     def compute(**tensors: Any) -> tuple[Any, dict[str, Any]]:
         sources = {
@@ -111,13 +113,13 @@ def run(loss: Callable[..., Any], problem: Problem, mode: str = "eager") -> Resu
                 tensors["inputs"],
                 num_sampled,
                 num_classes,
-                problem.num_true,
+                num_true,
                 (
                     tensors["sampled"],
                     tensors["true_expected_count"],
                     tensors["sampled_expected_count"],
                 ),
-                problem.remove_accidental_hits,
+                remove_accidental_hits,
             )
             total = tf.reduce_sum(value if upstream is None else value * upstream)
         grads = tape.gradient(total, sources)
@@ -135,9 +137,7 @@ def run(loss: Callable[..., Any], problem: Problem, mode: str = "eager") -> Resu
 
 
 def _wrap(compute: Callable[..., Any], mode: str, arguments: dict[str, Any]) -> Callable[..., Any]:
-    if mode == "eager":
-        return compute
-    compiled = tf.function(compute, autograph=False, jit_compile=mode == "xla")
+    specs = None
     if mode == "unknown_batch":
         batched = ("labels", "inputs", "true_expected_count", "upstream")
         specs = {
@@ -146,8 +146,7 @@ def _wrap(compute: Callable[..., Any], mode: str, arguments: dict[str, Any]) -> 
             )
             for name, value in arguments.items()
         }
-        return compiled.get_concrete_function(**specs)
-    return compiled
+    return traced.wrap(compute, mode, arguments, specs)
 
 
 def truth(problem: Problem) -> oracle.Truth:

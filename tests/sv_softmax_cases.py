@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import evaluation
 import ml_dtypes
 import numpy as np
 import oracle_sv_softmax
@@ -109,16 +110,8 @@ def run(loss: Callable[..., Any], case: Case, mode: str = "eager") -> Result:
         return value, tape.gradient(value, tensors)
 
     arguments = {name: tf.convert_to_tensor(value) for name, value in variables.items()}
-    function: Any = compute
-    if mode != "eager":
-        function = tf.function(compute, autograph=False, jit_compile=mode == "xla")
-    if mode == "unknown_size":
-        specs = {
-            name: tf.TensorSpec([None] * value.shape.rank, value.dtype)
-            for name, value in arguments.items()
-        }
-        function = function.get_concrete_function(**specs)
-    value, grads = function(**arguments)
+    how = "unknown_batch" if mode == "unknown_size" else mode
+    value, grads = evaluation.wrap(compute, how, arguments)(**arguments)
     grads = {name: None if grad is None else grad.numpy() for name, grad in grads.items()}
     return Result(
         value.numpy(),
