@@ -76,7 +76,7 @@ def _cases() -> Iterator[tuple[str, str, str]]:
             yield variant, "bfloat16", isa
 
 
-@pytest.mark.parametrize(("variant", "dtype", "isa"), _cases(), indirect=["isa"])
+@pytest.mark.parametrize(("variant", "dtype", "isa"), list(_cases()), indirect=["isa"])
 def test_instruction_sets(isa: str, dtype: str, variant: str) -> None:
     tolerance = 1e-12 if dtype == "float64" else 4e-5
     for shape in SHAPES:

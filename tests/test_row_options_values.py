@@ -1,5 +1,6 @@
 """positive_in_softmax, negative_weight and correction: values by hand, and against the truth."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -126,6 +127,14 @@ def test_gradients_by_hand(backend: str) -> None:
     np.testing.assert_allclose(by_gamma, np.mean(rows), rtol=1e-12)
 
 
+@functools.cache  # For both fused backends.
+def _expected(options: str, dtype: str, shape: tuple[int, int, int]) -> Any:
+    rolled = problems.with_everything(problems.make(*shape, dtype))
+    rolled = rolled.with_options(**ROW_OPTIONS[options])
+    plain = evaluation.run(fastneg.reference.softmax_loss_with_negative_mining, rolled)
+    return rolled, plain, evaluation.truth(rolled)
+
+
 def _assert_rolled(problem: problems.Problem, mode: str = "eager") -> None:
     plain = evaluation.run(fastneg.reference.softmax_loss_with_negative_mining, problem)
     result = evaluation.run(ROLLED, problem, mode)
@@ -142,8 +151,8 @@ def _assert_shuffled(problem: shuffled_problems.Problem, mode: str = "eager") ->
 @pytest.mark.parametrize("dtype", problems.DTYPES)
 @pytest.mark.parametrize("options", ROW_OPTIONS)
 def test_truth(fused_backend: str, options: str, dtype: str, shape: tuple[int, int, int]) -> None:
-    rolled = problems.with_everything(problems.make(*shape, dtype))
-    _assert_rolled(rolled.with_options(**ROW_OPTIONS[options]))
+    rolled, plain, truth = _expected(options, dtype, shape)
+    evaluation.assert_as_accurate(evaluation.run(ROLLED, rolled), plain, truth, rolled)
     shuffled = shuffled_problems.with_everything(shuffled_problems.make(*shape, dtype))
     _assert_shuffled(shuffled.with_options(**ROW_OPTIONS[options]))
 

@@ -163,13 +163,25 @@ OPTIMIZERS: dict[str, tuple[Callable[[], Any], dict[str, float]]] = {
 }
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
+KINDS = [
+    *((name, "variable") for name in OPTIMIZERS),
+    *(("Adam, clipnorm", kind) for kind in ("shards", "concatenation")),
+]
+
+
+# What optimizers are given has the same form from all backends.
 @pytest.mark.parametrize(
-    ("name", "kind"),
+    ("backend", "name", "kind", "jit_compile"),
     [
-        *((name, "variable") for name in OPTIMIZERS),
-        *(("Adam, clipnorm", kind) for kind in ("shards", "concatenation")),
+        *(("native", *kind, jit_compile) for kind in KINDS for jit_compile in (False, True)),
+        *(
+            (backend, *kind, False)
+            for backend in ("numba", "reference")
+            for kind in (KINDS[0], KINDS[-2])
+        ),
+        ("reference", *KINDS[-2], True),
     ],
+    indirect=["backend"],
 )
 def test_training(backend: str, name: str, kind: str, jit_compile: bool) -> None:
     make, sizes = TABLES[kind]
