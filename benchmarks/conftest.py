@@ -13,7 +13,7 @@ from measure import measure_limits
 from suite import NUM_THREADS, SUITES, Suite, Workload, load_suite
 from timing import ROUNDS, Timing
 
-QUICK_ROUNDS = 2
+QUICK_ROUNDS = 1
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -212,6 +212,7 @@ endif()
 
 if(FASTNEG_BUILD_TESTS)
   enable_testing()
+  add_custom_target(core_tests)  # All of them, without the libraries, which they do not need.
   file(GLOB test_sources CONFIGURE_DEPENDS tests/core/*_test.cc)
   foreach(source IN LISTS test_sources)
     get_filename_component(test "${source}" NAME_WE)
@@ -219,6 +220,7 @@ if(FASTNEG_BUILD_TESTS)
     target_include_directories(${test} PRIVATE "${CMAKE_CURRENT_SOURCE_DIR}")
     target_link_libraries(${test} PRIVATE fastneg_options Threads::Threads)
     add_test(NAME ${test} COMMAND ${test})
+    add_dependencies(core_tests ${test})
   endforeach()
   # Under the address sanitizer alone: tests/test_cuda_*.py run the same kernels without one, and compiling them takes
   # minutes. The thread sanitizer does not know the fibers that the kernels' threads are.
