@@ -34,8 +34,8 @@ def compute() -> dict[str, np.ndarray]:
     return arrays
 
 
-if __name__ == "__main__":
-    backends, directory = sys.argv[1].split(","), sys.argv[2]
+def write(backends: list[str], directory: str) -> None:
+    """A file for each backend; a second computation has to give the same bits."""
     for backend in backends:
         with fastneg.use_backend(backend):
             first, second = compute(), compute()

@@ -4,7 +4,7 @@ import importlib.util
 from pathlib import Path
 
 import pytest
-from processes import run_python
+from processes import run_fresh_python
 
 if importlib.util.find_spec("jax") is None:
     pytest.skip("JAX is not installed", allow_module_level=True)
@@ -119,8 +119,8 @@ def library() -> str:
 
 @pytest.mark.parametrize("code", [_ROLLED, _SV_SOFTMAX], ids=["rolled_softmax", "sv_softmax"])
 def test_values_and_gradients(library: str, code: str) -> None:
-    run_python(_SETUP.format(library=library) + code)
+    run_fresh_python(_SETUP.format(library=library) + code)
 
 
 def test_what_does_not_fit_is_refused(library: str) -> None:
-    run_python(_SETUP.format(library=library) + _REFUSALS)
+    run_fresh_python(_SETUP.format(library=library) + _REFUSALS)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from keras_models import BATCH, CLASSES, DIM, HISTORY, MODELS
-from processes import run_python
+from processes import run_fresh_python, run_python
 
 import fastneg
 from fastneg.layers import SampledSoftmaxEmbedding, SampledSoftmaxLayer
@@ -88,7 +88,7 @@ def test_importing_fastneg_before_keras_is_enough(saved: pathlib.Path) -> None:
 
 @pytest.mark.parametrize("setting", [{"TF_USE_LEGACY_KERAS": "1"}, {"KERAS_BACKEND": "numpy"}])
 def test_import_where_keras_is_another_one(setting: dict[str, str]) -> None:
-    run_python(
+    run_fresh_python(
         """
         import fastneg
         import tensorflow as tf

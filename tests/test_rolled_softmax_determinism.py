@@ -2,25 +2,24 @@
 
 import os
 import pathlib
-import subprocess
-import sys
 
 import evaluation
 import numpy as np
 import probe_determinism
 import pytest
-from processes import assert_survives_fork
+from processes import assert_survives_fork, run_python
 
 import fastneg
 from fastneg import backends
 
 FUSED = [name for name in ("native", "numba") if backends.why_unavailable(name) is None]
-_TESTS = pathlib.Path(__file__).parent
 
 
 def _probe(directory: pathlib.Path, names: list[str], **environment: str) -> dict[str, dict]:
-    command = [sys.executable, str(_TESTS / "probe_determinism.py"), ",".join(names), directory]
-    subprocess.run(command, env={**os.environ, **environment}, check=True, timeout=300)
+    run_python(
+        f"import probe_determinism; probe_determinism.write({names!r}, {str(directory)!r})",
+        **environment,
+    )
     return {name: dict(np.load(directory / f"{name}.npz")) for name in names}
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from case_gradients import TOLERANCES, arguments_of, with_gradients
-from processes import run_python
+from processes import run_fresh_python, run_python
 from small_cases import CASES, B
 
 import fastneg
@@ -286,7 +286,7 @@ def test_a_custom_call_that_was_traced_outside_xla(
 
 def test_automatic_clustering(native_in_xla: str) -> None:
     """XLA may also choose for itself what it compiles."""
-    run_python(
+    run_fresh_python(
         """
         import numpy as np, tensorflow as tf
         from small_cases import CASES
