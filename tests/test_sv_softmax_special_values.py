@@ -20,8 +20,9 @@ def _assert_zero(result: cases.Result) -> None:
             np.testing.assert_array_equal(value.astype(np.float64), 0.0, err_msg=name)
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("dtype", problems.DTYPES)
+@pytest.mark.parametrize(
+    ("mode", "dtype"), [("graph", "float32"), *(("eager", dtype) for dtype in problems.DTYPES)]
+)
 @pytest.mark.parametrize("shape", [(0, 5), (0, 0), (4, 0)], ids=str)
 def test_no_rows_or_no_negatives(
     backend: str, shape: tuple[int, int], dtype: str, mode: str
