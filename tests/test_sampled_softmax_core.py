@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import instruction_sets
 import numpy as np
 import oracle_sampled_softmax as oracle
 import problems
@@ -49,7 +48,6 @@ def _assert_close(result: dict[str, np.ndarray], truth: oracle.Truth, tolerance:
         assert error <= tolerance * np.max(np.abs(exact)), (name, error)
 
 
-@instruction_sets.plain
 @pytest.mark.parametrize("dtype", problems.DTYPES)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_instruction_sets(isa: str, shape: tuple[int, ...], dtype: str) -> None:
@@ -58,7 +56,6 @@ def test_instruction_sets(isa: str, shape: tuple[int, ...], dtype: str) -> None:
     _assert_close(_run(problem), sampled_problems.truth(problem), tolerance)
 
 
-@instruction_sets.plain
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("shape", [(1030, 65, 150, 500, 3), (1100, 4500, 8, 9000, 1)], ids=str)
 def test_number_of_threads(isa: str, shape: tuple[int, ...], dtype: str) -> None:

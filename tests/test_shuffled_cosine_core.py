@@ -1,6 +1,5 @@
 """The core of negative_cosine_loss on arrays: instruction sets, numbers of threads, bad arrays."""
 
-import instruction_sets
 import numpy as np
 import problems
 import pytest
@@ -27,7 +26,6 @@ def _run(problem: shuffled_problems.Problem, **arguments: object) -> dict[str, n
     )
 
 
-@instruction_sets.plain
 @pytest.mark.parametrize("dtype", problems.DTYPES)
 @pytest.mark.parametrize("shape", [(7, 4, 17), (130, 17, 31), (257, 64, 128), (1000, 21, 64)])
 def test_instruction_sets(isa: str, shape: tuple[int, int, int], dtype: str) -> None:
@@ -46,7 +44,6 @@ def test_instruction_sets(isa: str, shape: tuple[int, int, int], dtype: str) -> 
         assert error <= 4 * baseline_error + 16 * epsilon * np.max(np.abs(exact)), name
 
 
-@instruction_sets.plain
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_number_of_threads(isa: str, dtype: str) -> None:
     problem = shuffled_problems.with_everything(shuffled_problems.make(1030, 37, 50, dtype))
