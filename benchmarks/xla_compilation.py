@@ -36,8 +36,8 @@ def measure(suite: Suite, workload: Workload, fastest: str, turns: int) -> dict[
     arguments = suite.make_tensors(workload, suite.make_inputs(workload))
     losses = {
         FASTNEG: suite.fastneg_loss("native"),
-        "published": suite.contender(PUBLISHED).loss_fn,
-        "fastest form": suite.contender(fastest).loss_fn,
+        "published": suite.contender(PUBLISHED).loss_of(workload),
+        "fastest form": suite.contender(fastest).loss_of(workload),
     }
     if suite.stem in WITHOUT_PUBLISHED:
         del losses["published"]
