@@ -402,8 +402,8 @@ struct InBatchSoftmaxArgs : InBatchScoresArgs {
   double negative_weight = 1.0;  // 1 where the positive is in the softmax.
   bool bidirectional = false;    // Not with positives, num_hard_negatives or the refined correction.
   bool t_is_trained = true;      // Else grad_scalars has 0 for t = 1, and nothing looks for hard negatives.
-  // Scores that `bidirectional` keeps from the sums to the gradients, which is faster. Where all together take more, they
-  // are computed again: memory has to stay far below that of all scores.
+  // Scores that `bidirectional` keeps from the sums to the gradients, which is faster. Where all together take more,
+  // they are computed again: memory has to stay far below that of all scores.
   int64_t kept_scores_bytes = 80 << 20;
   Reduction reduction = Reduction::kMean;
 
