@@ -2,7 +2,8 @@
 
 A step (`training_step.py`) is a `tf.function` with `jit_compile=True`, made anew for each
 measurement. The time is that of its first call less that of its second, which only runs. Contenders
-take turns; the first turn, in which TensorFlow and XLA load what they need, does not count.
+take turns; the first turn, in which TensorFlow and XLA load what they need, does not count. Before
+it, what each computes inside XLA is compared with the float64 truth.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import tensorflow as tf
 from suite import PUBLISHED, Suite, Workload, make_step
 from training_step import make_training_step
 
-# A size of each loss, and the TensorFlow form that is the fastest there.
+# A size of each loss, and the fastest there of the TensorFlow forms that XLA compiles.
 SIZES = {
     "rolled_softmax": ("512,4,64", "doubled slices, XLA"),
     "shuffled_cosine": ("512,4,64", "gathered einsum, XLA"),
@@ -33,7 +34,8 @@ ALLOWED_RATIO = 1.2
 
 def measure(suite: Suite, workload: Workload, fastest: str, turns: int) -> dict[str, list[float]]:
     """Milliseconds of each contender, one for each turn."""
-    arguments = suite.make_tensors(workload, suite.make_inputs(workload))
+    inputs = suite.make_inputs(workload)
+    arguments = suite.make_tensors(workload, inputs)
     losses = {
         FASTNEG: suite.fastneg_loss("native"),
         "published": suite.contender(PUBLISHED).loss_of(workload),
@@ -41,6 +43,12 @@ def measure(suite: Suite, workload: Workload, fastest: str, turns: int) -> dict[
     }
     if suite.stem in WITHOUT_PUBLISHED:
         del losses["published"]
+    truth = suite.compute_truth(inputs)
+    for name, loss in losses.items():
+        compute = make_step(loss, suite.num_differentiated, jit_compile=True)
+        value, *grads = (tensor.numpy() for tensor in compute(*arguments))
+        if problem := suite.describe_error(truth, float(value), tuple(grads)):
+            raise ValueError(f"{name} at {workload.name}: {problem}")
     times_ms: dict[str, list[float]] = {name: [] for name in losses}
     for turn in range(turns + 1):
         for name, loss in losses.items():

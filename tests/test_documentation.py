@@ -4,6 +4,7 @@ import importlib
 import json
 import re
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -71,10 +72,15 @@ def test_error_messages_have_a_cause(monkeypatch: pytest.MonkeyPatch) -> None:
         assert any(part in message for message in found), part
 
 
-def test_readme_table_is_as_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def saved_results(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The module that reads what benchmarks saved."""
     monkeypatch.syspath_prepend(str(DOCS))
     pytest.importorskip("tomllib")  # Python 3.11 and newer.
-    saved_results = importlib.import_module("saved_results")
+    return importlib.import_module("saved_results")
+
+
+def test_readme_table_is_as_measured(saved_results: ModuleType) -> None:
     machine, table = saved_results.table_in_readme()
     assert table == saved_results.readme_table(machine), (
         f"README.md must have the measured numbers: python docs/saved_results.py {machine}"
@@ -82,11 +88,8 @@ def test_readme_table_is_as_measured(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_readme_table_has_the_training_step_first(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    saved_results: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.syspath_prepend(str(DOCS))
-    pytest.importorskip("tomllib")
-    saved_results = importlib.import_module("saved_results")
     monkeypatch.setattr(saved_results, "RESULTS", tmp_path)
     board = """
 | P,K | 512,20 |
@@ -119,11 +122,8 @@ def test_readme_table_has_the_training_step_first(
 
 
 def test_saved_text_has_paragraphs_and_tables(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    saved_results: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.syspath_prepend(str(DOCS))
-    pytest.importorskip("tomllib")
-    saved_results = importlib.import_module("saved_results")
     monkeypatch.setattr(saved_results, "RESULTS", tmp_path)
     assert saved_results.saved_text("inside_xla") is None
     (tmp_path / "inside_xla-here.md").write_text(

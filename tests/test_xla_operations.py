@@ -244,6 +244,40 @@ def test_permutations_are_drawn(native_in_xla: str, batch_size: int) -> None:
     assert len({tuple(row) for row in np.concatenate([first, second])}) > 5
 
 
+def test_sampled_gradients_in_place(native_in_xla: str) -> None:
+    """In the buffers of those for an upstream gradient of 1, unless they are needed again."""
+    rng = np.random.default_rng(8)
+    table, inputs = rng.standard_normal((50, 8)), rng.standard_normal((6, 8))
+    labels, upstream = rng.integers(0, 50, (6, 1)), rng.random(6)
+    sampled = tf.range(10, 20, dtype=tf.int64)
+
+    def gradients(table: tf.Tensor, inputs: tf.Tensor, upstreams: list[tf.Tensor]) -> list[Any]:
+        counts = tf.ones([6, 1], table.dtype), tf.ones([10], table.dtype)
+        with tf.GradientTape(persistent=True) as tape:
+            tape.watch([table, inputs])
+            loss = fastneg.sampled_softmax_loss(
+                table, None, labels, inputs, 10, 50, sampled_values=(sampled, *counts)
+            )
+        return [
+            tf.convert_to_tensor(grad)
+            for upstream in upstreams
+            for grad in tape.gradient(loss, [table, inputs], upstream)
+        ]
+
+    with fastneg.use_backend("reference"):
+        weights = [upstream, np.full(6, 2.0), np.full(6, 3.0)]
+        exact = gradients(tf.constant(table), tf.constant(inputs), list(map(tf.constant, weights)))
+    floats = [tf.constant(value, tf.float32) for value in (table, inputs, *weights)]
+    compiled = tf.function(lambda t, x, *w: gradients(t, x, list(w)), jit_compile=True)
+    for result, expected in zip(compiled(*floats), exact, strict=True):
+        np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-5)
+    once = floats[:3]
+    program = compiled.experimental_get_compiler_ir(*once)(stage="optimized_hlo")
+    (call,) = (line for line in program.splitlines() if 'op = "Fastneg>SampledSoftmaxGrad"' in line)
+    assert "output_to_operand_aliasing" in call
+    assert not re.search(r"= f32\[\d+,8\]\S* copy\(", program)
+
+
 def test_a_loss_with_drawn_permutations(native_in_xla: str) -> None:
     query, doc = _arguments("shuffled_cosine")[:2]
     compiled = tf.function(

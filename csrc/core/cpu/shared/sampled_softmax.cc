@@ -1,5 +1,4 @@
 // sampled_softmax_loss on the CPU: checks, workspace, and the rounds of row and candidate tasks.
-#include <algorithm>
 #include <cstring>
 
 #include "core/api.h"
