@@ -3,6 +3,11 @@ include(CheckCXXCompilerFlag)
 include(CheckCXXSourceRuns)
 find_package(Threads REQUIRED)
 
+# As many compilers at once as there are processors. Ninja begins one or two more, which take each other's caches.
+cmake_host_system_information(RESULT num_processors QUERY NUMBER_OF_LOGICAL_CORES)
+set_property(GLOBAL APPEND PROPERTY JOB_POOLS fastneg_compilers=${num_processors})
+set(CMAKE_JOB_POOL_COMPILE fastneg_compilers)
+
 set(CMAKE_POSITION_INDEPENDENT_CODE ON)
 set(CMAKE_CXX_VISIBILITY_PRESET hidden)
 set(CMAKE_VISIBILITY_INLINES_HIDDEN ON)
