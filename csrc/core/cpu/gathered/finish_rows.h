@@ -12,10 +12,10 @@
 
 namespace fastneg::cpu::FASTNEG_ISA_NAMESPACE {
 
-template <typename T, typename Candidates>
+template <typename T>
 class FinishRows {
  public:
-  FinishRows(const GatheredPlan& plan, RowTile<T, Candidates>* tile) : plan_(plan), tile_(*tile) {}
+  FinishRows(const GatheredPlan& plan, RowTile<T>* tile) : plan_(plan), tile_(*tile) {}
 
   // Row losses, their sums, and the user gradient's last step.
   FASTNEG_NOINLINE void Run() {
@@ -181,7 +181,7 @@ class FinishRows {
   }
 
   const GatheredPlan& plan_;
-  RowTile<T, Candidates>& tile_;
+  RowTile<T>& tile_;
 };
 
 }  // namespace fastneg::cpu::FASTNEG_ISA_NAMESPACE

@@ -2,7 +2,7 @@
 // permutation. No two tasks write the same row, so the result does not depend on who runs what.
 //
 // The pass is bound by reading user rows in random order. Every one of them has a place of its own, so a table of
-// places as the rolled candidates use it (gather_item_grads.h) would be filled and read once: to follow the inverse
+// places as the rolled candidates use it (gather_rolled_grads.h) would be filled and read once: to follow the inverse
 // permutations directly takes half of that time.
 #ifndef FASTNEG_CORE_CPU_GATHERED_GATHER_SHUFFLED_GRADS_H_
 #define FASTNEG_CORE_CPU_GATHERED_GATHER_SHUFFLED_GRADS_H_

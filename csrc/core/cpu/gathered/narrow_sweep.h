@@ -3,24 +3,24 @@
 #ifndef FASTNEG_CORE_CPU_GATHERED_NARROW_SWEEP_H_
 #define FASTNEG_CORE_CPU_GATHERED_NARROW_SWEEP_H_
 
+#include "core/cpu/gathered/candidates.h"
 #include "core/cpu/gathered/plan.h"
 #include "core/cpu/gathered/row_tile.h"
 #include "core/cpu/gathered/rows.h"
 
 namespace fastneg::cpu::FASTNEG_ISA_NAMESPACE {
 
-template <typename T, typename Candidates>
+template <typename T>
 class NarrowSweep {
  public:
-  NarrowSweep(const GatheredPlan& plan, const Candidates& candidates, RowTile<T, Candidates>* tile)
-      : plan_(plan), candidates_(candidates), tile_(*tile) {}
+  NarrowSweep(const GatheredPlan& plan, RowTile<T>* tile) : plan_(plan), tile_(*tile) {}
 
   // Candidates first .. first + n - 1 of every active row, n <= left and at most kL / kQueries; returns n.
   template <int kQueries>
   FASTNEG_NOINLINE int64_t Run(int64_t first, int64_t left) {
     constexpr int kPerQuery = kL / kQueries;
     const int64_t n = left < kPerQuery ? left : kPerQuery;
-    const typename Candidates::template Group<kPerQuery> group(candidates_, first, n);
+    const CandidateGroup<kPerQuery> group(plan_, first, n);
     Mask<T> in_use;
     for (int l = 0; l < kL; ++l) in_use[l] = l % kPerQuery < n ? -1 : 0;
     T* exp_weights =
@@ -78,7 +78,7 @@ class NarrowSweep {
   };
 
   template <int kQueries>
-  FASTNEG_INLINE void Score(const typename Candidates::template Group<kL / kQueries>& group, Mask<T> in_use,
+  FASTNEG_INLINE void Score(const CandidateGroup<kL / kQueries>& group, Mask<T> in_use,
                             SharedVector<kQueries>* vector) {
     constexpr int kPerQuery = kL / kQueries;
     const T* queries[kQueries];
@@ -147,8 +147,7 @@ class NarrowSweep {
   }
 
   const GatheredPlan& plan_;
-  const Candidates& candidates_;
-  RowTile<T, Candidates>& tile_;
+  RowTile<T>& tile_;
 };
 
 }  // namespace fastneg::cpu::FASTNEG_ISA_NAMESPACE

@@ -86,8 +86,9 @@ struct GatheredPlan {
   double* block_sums = nullptr;  // [num_blocks, 4] loss, d gamma, d margin, d t.
 };
 
-// The first of the shuffled candidates' permutations that is none; K if all are.
+// The first of the shuffled candidates' permutations that is none; K if all are, and for rolled candidates.
 inline __attribute__((always_inline)) int64_t FirstInvalidPermutation(const GatheredPlan& plan) {
+  if (plan.inverses == nullptr) return plan.num_candidates;
   int64_t k = 0;
   while (k < plan.num_candidates && plan.inverses[k * plan.permutation_stride + plan.batch_size] < 0) ++k;
   return k;

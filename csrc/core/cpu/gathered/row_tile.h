@@ -4,6 +4,7 @@
 #define FASTNEG_CORE_CPU_GATHERED_ROW_TILE_H_
 
 #include "core/cpu/gathered/candidate_facts.h"
+#include "core/cpu/gathered/candidates.h"
 #include "core/cpu/gathered/plan.h"
 #include "core/cpu/gathered/prepare_rows.h"
 #include "core/cpu/gathered/rows.h"
@@ -12,19 +13,18 @@
 
 namespace fastneg::cpu::FASTNEG_ISA_NAMESPACE {
 
-template <typename T, typename Candidates>
+template <typename T>
 class RowTile {
  public:
   static constexpr int kL = kLanes<T>;
 
-  RowTile(const GatheredPlan& plan, const Candidates& candidates, int64_t tile)
+  RowTile(const GatheredPlan& plan, int64_t tile)
       : begin(tile * plan.tile_rows),
         end(begin + plan.tile_rows < plan.batch_size ? begin + plan.tile_rows : plan.batch_size),
         chunks(RowChunks<T>(plan)),
         facts(plan),
         params{T(plan.gamma), T(plan.margin), T(plan.t)},
-        plan_(plan),
-        candidates_(candidates) {}
+        plan_(plan) {}
 
   // Prepares the tile's user rows, and fills in what is known before the negatives are: the positive's score and logit
   // and the number subtracted from every logit.
@@ -116,7 +116,7 @@ class RowTile {
     int64_t count = 0;
     for (int64_t k = 0; k < plan_.num_candidates; ++k) {
       int64_t item;
-      typename Candidates::template Group<1>(candidates_, k, 1).Items(i, &item);
+      CandidateGroup<1>(plan_, k, 1).Items(i, &item);
       count += !facts.IsHit(i, item);
     }
     return count;
@@ -169,7 +169,7 @@ class RowTile {
     constexpr T kNothing = -T(__builtin_huge_val());
     Vec<T> largest = Broadcast(plan_.positive_in_softmax ? positive_logit[r] : kNothing);
     for (int64_t k = 0; k < plan_.num_candidates; k += kL) {
-      const typename Candidates::template Group<kL> group(candidates_, k, plan_.num_candidates - k);
+      const CandidateGroup<kL> group(plan_, k, plan_.num_candidates - k);
       int64_t items[kL], offsets[kL];
       group.Items(i, items);
       group.ItemOffsets(i, offsets);
@@ -189,7 +189,6 @@ class RowTile {
   }
 
   const GatheredPlan& plan_;
-  const Candidates& candidates_;
 };
 
 }  // namespace fastneg::cpu::FASTNEG_ISA_NAMESPACE

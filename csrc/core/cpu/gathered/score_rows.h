@@ -14,11 +14,11 @@ namespace fastneg::cpu::FASTNEG_ISA_NAMESPACE {
 
 // Takes a tile's rows past all candidates, a few candidates at a time. kChunks is the length of prepared rows in
 // vectors, or 0 for one that is known only now.
-template <int kChunks, typename T, typename Candidates>
-FASTNEG_INLINE void SweepChunks(const GatheredPlan& plan, const Candidates& candidates, RowTile<T, Candidates>* tile) {
+template <int kChunks, typename T>
+FASTNEG_INLINE void SweepChunks(const GatheredPlan& plan, RowTile<T>* tile) {
   constexpr int kL = kLanes<T>;
-  WideSweep<T, Candidates> wide(plan, candidates, tile);
-  NarrowSweep<T, Candidates> narrow(plan, candidates, tile);
+  WideSweep<T> wide(plan, tile);
+  NarrowSweep<T> narrow(plan, tile);
   for (int64_t k = 0; k < plan.num_candidates;) {
     const int64_t left = plan.num_candidates - k;
     if (left > kL / 2 || kL < 4) {
@@ -33,31 +33,25 @@ FASTNEG_INLINE void SweepChunks(const GatheredPlan& plan, const Candidates& cand
   }
 }
 
-template <typename T, typename Candidates>
-FASTNEG_INLINE void SweepCandidates(const GatheredPlan& plan, const Candidates& candidates,
-                                    RowTile<T, Candidates>* tile) {
+template <typename T>
+FASTNEG_INLINE void SweepCandidates(const GatheredPlan& plan, RowTile<T>* tile) {
   if constexpr (sizeof(T) == 4 && kVectorBytes == 64) {  // 32 registers: enough for whole rows.
-    if (tile->chunks == 2) return SweepChunks<2>(plan, candidates, tile);
-    if (tile->chunks == 4) return SweepChunks<4>(plan, candidates, tile);
-    if (tile->chunks == 8) return SweepChunks<8>(plan, candidates, tile);
+    if (tile->chunks == 2) return SweepChunks<2>(plan, tile);
+    if (tile->chunks == 4) return SweepChunks<4>(plan, tile);
+    if (tile->chunks == 8) return SweepChunks<8>(plan, tile);
   }
-  SweepChunks<0>(plan, candidates, tile);
+  SweepChunks<0>(plan, tile);
 }
 
-template <typename T, typename Candidates>
-void ScoreRowTile(const GatheredPlan& plan, const Candidates& candidates, int64_t index) {
-  RowTile<T, Candidates> tile(plan, candidates, index);
-  tile.Start();
-  SweepCandidates<T, Candidates>(plan, candidates, &tile);
-  FinishRows<T, Candidates>(plan, &tile).Run();
-}
-
-template <typename T, typename Candidates>
-void ScoreRows(void* context, int64_t tile) {
+template <typename T>
+void ScoreRows(void* context, int64_t index) {
   const FlushDenormals flush;
   const GatheredPlan& plan = *static_cast<const GatheredPlan*>(context);
-  const Candidates candidates(plan);
-  if (candidates.Valid()) ScoreRowTile<T>(plan, candidates, tile);
+  if (FirstInvalidPermutation(plan) < plan.num_candidates) return;
+  RowTile<T> tile(plan, index);
+  tile.Start();
+  SweepCandidates<T>(plan, &tile);
+  FinishRows<T>(plan, &tile).Run();
 }
 
 }  // namespace fastneg::cpu::FASTNEG_ISA_NAMESPACE

@@ -3,7 +3,6 @@
 #include "core/cpu/gathered/kernels.h"
 #include "core/cpu/gathered/prepare_rows.h"
 #include "core/cpu/gathered/score_rows.h"
-#include "core/cpu/gathered/shuffled_candidates.h"
 
 namespace fastneg::cpu::FASTNEG_ISA_NAMESPACE {
 namespace {
@@ -21,7 +20,7 @@ void PrepareItemsAndPermutations(void* context, int64_t task) {
 extern const GatheredKernels kShuffledCosineKernels;
 const GatheredKernels kShuffledCosineKernels = {
     {PrepareItemsAndPermutations<float>, PrepareItemsAndPermutations<double>},
-    {ScoreRows<float, ShuffledCandidates>, ScoreRows<double, ShuffledCandidates>},
+    {ScoreRows<float>, ScoreRows<double>},
     {GatherShuffledGrads<float>, GatherShuffledGrads<double>},
 };
 

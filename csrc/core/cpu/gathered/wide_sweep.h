@@ -6,27 +6,27 @@
 #ifndef FASTNEG_CORE_CPU_GATHERED_WIDE_SWEEP_H_
 #define FASTNEG_CORE_CPU_GATHERED_WIDE_SWEEP_H_
 
+#include "core/cpu/gathered/candidates.h"
 #include "core/cpu/gathered/plan.h"
 #include "core/cpu/gathered/row_tile.h"
 #include "core/cpu/gathered/rows.h"
 
 namespace fastneg::cpu::FASTNEG_ISA_NAMESPACE {
 
-template <typename T, typename Candidates>
+template <typename T>
 class WideSweep {
  public:
-  WideSweep(const GatheredPlan& plan, const Candidates& candidates, RowTile<T, Candidates>* tile)
-      : plan_(plan), candidates_(candidates), tile_(*tile) {}
+  WideSweep(const GatheredPlan& plan, RowTile<T>* tile) : plan_(plan), tile_(*tile) {}
 
   // Candidates first .. first + n - 1 of every active row, n <= left; returns n. kChunks is the length of prepared rows
   // in vectors, or 0 for one that is known only now.
   template <int kChunks>
   FASTNEG_NOINLINE int64_t Run(int64_t first, int64_t left) {
-    using Group = typename Candidates::template Group<kL>;
+    using Group = CandidateGroup<kL>;
     const int num_groups = left > kL + kL / 2 ? kGroups : 1;
     const int64_t n = left < num_groups * kL ? left : num_groups * kL;
     const int64_t last = (num_groups - 1) * kL;
-    const Group groups[] = {Group(candidates_, first, n), Group(candidates_, first + last, n - last)};
+    const Group groups[] = {Group(plan_, first, n), Group(plan_, first + last, n - last)};
     Mask<T> in_use[kGroups];  // Lanes with a candidate.
     for (int g = 0; g < kGroups; ++g) {
       for (int l = 0; l < kL; ++l) in_use[g][l] = g * kL + l < n ? -1 : 0;
@@ -106,8 +106,8 @@ class WideSweep {
   }
 
   // The exponentials of pending scores, into its place in the block of kL rows as well.
-  FASTNEG_INLINE void WeighPending(const typename Candidates::template Group<kL>* groups, const Mask<T>* in_use,
-                                   Vec<T> (*block_weights)[kL], Pending* pending) {
+  FASTNEG_INLINE void WeighPending(const CandidateGroup<kL>* groups, const Mask<T>* in_use, Vec<T> (*block_weights)[kL],
+                                   Pending* pending) {
     if (!pending->scored) return;
     pending->scored = false;
     const int64_t r = pending->row;
@@ -141,8 +141,7 @@ class WideSweep {
   }
 
   // From the scores of row r of the tile to the exponentials, t times those of hard negatives; adds up the row's sums.
-  FASTNEG_INLINE Vec<T> Weigh(const typename Candidates::template Group<kL>& group, int64_t r, Vec<T> score,
-                              Mask<T> kept) {
+  FASTNEG_INLINE Vec<T> Weigh(const CandidateGroup<kL>& group, int64_t r, Vec<T> score, Mask<T> kept) {
     const Vec<T> positive = Broadcast(tile_.positive[r]);
     const auto list = [&](int64_t* rows, int64_t* items) FASTNEG_LAMBDA_INLINE {
       for (int l = 0; l < kL; ++l) rows[l] = tile_.begin + r;
@@ -158,8 +157,7 @@ class WideSweep {
   }
 
   const GatheredPlan& plan_;
-  const Candidates& candidates_;
-  RowTile<T, Candidates>& tile_;
+  RowTile<T>& tile_;
 };
 
 }  // namespace fastneg::cpu::FASTNEG_ISA_NAMESPACE

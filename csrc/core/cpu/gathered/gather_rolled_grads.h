@@ -1,8 +1,9 @@
-// Third pass of the gathered losses: every item row gathers the user rows that had it as a candidate. No two tasks
+// Third pass of the rolled candidates: every item row gathers the user rows that had it as a candidate. No two tasks
 // write the same row, so the result does not depend on who runs what.
-#ifndef FASTNEG_CORE_CPU_GATHERED_GATHER_ITEM_GRADS_H_
-#define FASTNEG_CORE_CPU_GATHERED_GATHER_ITEM_GRADS_H_
+#ifndef FASTNEG_CORE_CPU_GATHERED_GATHER_ROLLED_GRADS_H_
+#define FASTNEG_CORE_CPU_GATHERED_GATHER_ROLLED_GRADS_H_
 
+#include "core/cpu/gathered/candidates.h"
 #include "core/cpu/gathered/plan.h"
 #include "core/cpu/gathered/prepare_rows.h"
 #include "core/cpu/gathered/rows.h"
@@ -10,8 +11,10 @@
 
 namespace fastneg::cpu::FASTNEG_ISA_NAMESPACE {
 
-template <typename T, typename Candidates>
-void GatherItemGradTile(const GatheredPlan& plan, const Candidates& candidates, int64_t tile) {
+template <typename T>
+void GatherRolledGrads(void* context, int64_t tile) {
+  const FlushDenormals flush;
+  const GatheredPlan& plan = *static_cast<const GatheredPlan*>(context);
   const int64_t begin = tile * plan.tile_rows;
   const int64_t end = begin + plan.tile_rows < plan.batch_size ? begin + plan.tile_rows : plan.batch_size;
   const int64_t dim = plan.embedding_dim;
@@ -25,9 +28,9 @@ void GatherItemGradTile(const GatheredPlan& plan, const Candidates& candidates, 
   for (int64_t first = 0, n = 0; first < plan.num_candidates; first += n) {
     const int64_t left = plan.num_candidates - first;
     n = left <= kMaxItemStreams ? left : kStreams;
-    const typename Candidates::template Group<kMaxItemStreams> group(candidates, first, n);
+    const CandidateGroup<kMaxItemStreams> group(plan, first, n);
     for (int64_t j = begin; j < end;) {
-      int64_t stop = group.UserOffsets(j, offsets, weight_offsets);
+      int64_t stop = group.RolledUserOffsets(j, offsets, weight_offsets);
       if (stop > end) stop = end;
       WeightedSum<T> sum{nullptr, weight_offsets, nullptr, offsets, plan.row_stride, n};
       if (first == 0) {  // The positive: the row's own user.
@@ -60,14 +63,6 @@ void GatherItemGradTile(const GatheredPlan& plan, const Candidates& candidates, 
   }
 }
 
-template <typename T, typename Candidates>
-void GatherItemGrads(void* context, int64_t tile) {
-  const FlushDenormals flush;
-  const GatheredPlan& plan = *static_cast<const GatheredPlan*>(context);
-  const Candidates candidates(plan);
-  if (candidates.Valid()) GatherItemGradTile<T>(plan, candidates, tile);
-}
-
 }  // namespace fastneg::cpu::FASTNEG_ISA_NAMESPACE
 
-#endif  // FASTNEG_CORE_CPU_GATHERED_GATHER_ITEM_GRADS_H_
+#endif  // FASTNEG_CORE_CPU_GATHERED_GATHER_ROLLED_GRADS_H_
