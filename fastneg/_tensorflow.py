@@ -44,15 +44,15 @@ def has_gpus() -> bool:
     return bool(tf.config.list_logical_devices("GPU"))
 
 
-def is_argument_or_variable(value: Any) -> bool:
+def is_argument_or_variable(value: Any, *, cast: bool = True) -> bool:
     """Whether a tensor of a graph is an argument of the outermost function, or a variable's value.
 
-    Its gradient is then nobody's to process but the caller's.
+    Its gradient is then nobody's to process but the caller's. With `cast`, it may have been cast.
     """
     if isinstance(value, tf.Variable):
         return True
     operation = value.op
-    while operation.type in ("Identity", "Cast"):
+    while operation.type == "Identity" or (cast and operation.type == "Cast"):
         operation = operation.inputs[0].op
     if operation.type == "Placeholder":
         return not isinstance(getattr(operation.graph, "outer_graph", None), FuncGraph)

@@ -15,6 +15,8 @@ from small_cases import CASES, B
 import fastneg
 from fastneg import _tensorflow, backends
 from fastneg.backends.native import xla
+from fastneg.backends.native.gather_rows import gather_rows
+from fastneg.backends.native.library import operations
 
 # Cases that XLA calls kernels for, and the operations that their values are.
 OPERATIONS = {
@@ -112,6 +114,56 @@ def test_same_bits_of_a_table(native_in_xla: str) -> None:
     actual = tf.function(compute, jit_compile=True)(table, table[:, 0])
     for result, wanted in zip(actual, expected, strict=True):
         np.testing.assert_array_equal(result, wanted)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES, ids=lambda dtype: dtype.name)
+@pytest.mark.parametrize("kind", ["argument", "sizes come later", "variable"])
+def test_rows_of_a_table_that_is_stored(native_in_xla: str, kind: str, dtype: Any) -> None:
+    """They are gathered by an operation, not by XLA; `tf.gather` says what they are."""
+    rng = np.random.default_rng(5)
+    table = tf.constant(rng.standard_normal((3000, 7)), dtype)
+    variable = tf.Variable(table)
+    labels = tf.constant(rng.integers(0, 3000, (1200, 2)))
+    inputs = tf.constant(rng.standard_normal((1200, 7)), dtype)
+    sampled = tf.constant(rng.integers(0, 3000, 40))
+
+    def compute(table: tf.Tensor, labels: tf.Tensor, inputs: tf.Tensor) -> list[tf.Tensor]:
+        source = variable if kind == "variable" else table
+        with tf.GradientTape() as tape:
+            tape.watch([table, inputs])
+            loss = fastneg.sampled_softmax_loss(
+                source, None, labels, inputs, 40, 3000, 2, sampled_values=(sampled, 0.5, 0.25)
+            )
+        grad_table, grad_inputs = tape.gradient(loss, [source, inputs])
+        assert isinstance(grad_table, tf.IndexedSlices)
+        return [loss, grad_inputs, tf.convert_to_tensor(grad_table)]
+
+    values = table, labels, inputs
+    signature = [tf.TensorSpec([None] * value.shape.rank, value.dtype) for value in values]
+    compiled = tf.function(
+        compute,
+        jit_compile=True,
+        input_signature=signature if kind == "sizes come later" else None,
+    )
+    for result, wanted in zip(compiled(*values), compute(*values), strict=True):
+        np.testing.assert_array_equal(result, wanted)
+    program = compiled.experimental_get_compiler_ir(*values)(stage="optimized_hlo")
+    assert 'op = "Fastneg>GatherRows"' in program
+    assert " gather(" not in program
+
+
+def test_rows_outside_a_table(native_in_xla: str) -> None:
+    table, ids = tf.ones([4, 3]), tf.constant([3, -1, 4, 0], tf.int64)
+    for function in (gather_rows, operations().fastneg_gather_rows):
+        run = tf.function(function, jit_compile=True) if function is gather_rows else function
+        np.testing.assert_array_equal(run(table, ids[:1]), tf.ones([1, 3]))
+        for wrong in (ids, ids[2:]):
+            with pytest.raises(tf.errors.InvalidArgumentError, match="`ids` must be at least 0"):
+                run(table, wrong)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="`table` must have rank 2"):
+        operations().fastneg_gather_rows(table[0], ids)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="`ids` must have rank 1"):
+        operations().fastneg_gather_rows(table, ids[None])
 
 
 @pytest.mark.parametrize("upstream", [0.0, 1.0, -2.5, np.inf])

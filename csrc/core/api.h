@@ -293,6 +293,25 @@ size_t SampledRowsWorkspaceBytes(const SampledRowsArgs& args);
 
 Status SampledRows(const SampledRowsArgs& args);
 
+// Rows of a table, copied one after the other.
+struct GatherRowsArgs {
+  int64_t num_ids = 0;
+  int64_t table_rows = 0;
+  int64_t row_bytes = 0;
+  const void* table = nullptr;   // [table_rows] rows.
+  const int64_t* ids = nullptr;  // [num_ids], each in 0 .. table_rows - 1.
+  void* rows = nullptr;          // [num_ids] rows.
+  Executor executor;
+
+  // Set on Status::kIdOutOfRange: the first offending index into ids.
+  int64_t* error_index = nullptr;
+};
+
+Status GatherRows(const GatherRowsArgs& args);
+
+// num_threads, or 1 where handing work to other threads would take longer than it saves.
+int WorthwhileThreads(const GatherRowsArgs& args, int num_threads);
+
 // sampled_softmax_loss: every row's candidates are its own labels and S sampled ones, the same for all rows.
 //
 //   l_it = <x_i, w_label(i,t)> + b_label(i,t) - log c_it            (positives, t = 1 .. num_true)

@@ -347,6 +347,40 @@ void TestBadIds() {
   FASTNEG_CHECK(SampledRowsWorkspaceBytes(args) == 0);
 }
 
+// 1500 rows of five bytes, on one thread and on three, in the order of tasks that comes about.
+void TestGatherRows() {
+  constexpr int64_t kRows = 700, kIds = 1500, kBytes = 5;
+  std::vector<char> table(kRows * kBytes), rows(kIds * kBytes);
+  std::vector<int64_t> ids(kIds);
+  for (size_t i = 0; i < table.size(); ++i) table[i] = static_cast<char>(i * 7 % 251);
+  for (int64_t i = 0; i < kIds; ++i) ids[i] = i * i % kRows;
+  int64_t index = -1;
+  GatherRowsArgs args;
+  args.num_ids = kIds;
+  args.table_rows = kRows;
+  args.row_bytes = kBytes;
+  args.table = table.data();
+  args.ids = ids.data();
+  args.rows = rows.data();
+  args.error_index = &index;
+  for (int threads : {1, 3}) {
+    std::fill(rows.begin(), rows.end(), 0);
+    args.executor = PoolExecutor(threads);
+    FASTNEG_CHECK(GatherRows(args) == Status::kOk);
+    for (int64_t i = 0; i < kIds * kBytes; ++i) FASTNEG_CHECK(rows[i] == table[ids[i / kBytes] * kBytes + i % kBytes]);
+  }
+  ids[1300] = kRows;
+  FASTNEG_CHECK(GatherRows(args) == Status::kIdOutOfRange && index == 1300);
+  ids[4] = -1;
+  FASTNEG_CHECK(GatherRows(args) == Status::kIdOutOfRange && index == 4);
+  args.table = nullptr;
+  FASTNEG_CHECK(GatherRows(args) == Status::kNullPointer);
+  args.num_ids = -1;
+  FASTNEG_CHECK(GatherRows(args) == Status::kInvalidSize);
+  args = {};
+  FASTNEG_CHECK(GatherRows(args) == Status::kOk);
+}
+
 void TestEmptyBatch() {
   SampledSoftmaxArgs args;
   float grad_rows[6] = {1, 1, 1, 1, 1, 1}, grad_biases[3] = {1, 1, 1};
@@ -368,6 +402,7 @@ void TestEmptyBatch() {
 int main() {
   using namespace fastneg;
   TestBadIds();
+  TestGatherRows();
   for (const char* const* isa = AvailableIsas(); *isa != nullptr; ++isa) {
     std::printf("%s\n", *isa);
     FASTNEG_CHECK(SetIsa(*isa));

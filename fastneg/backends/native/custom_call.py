@@ -17,10 +17,14 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from fastneg import _tensorflow
+from fastneg.backends import autodiff
 from fastneg.backends.native.sizes import Shape, Size, static
 from fastneg.backends.native.symbols import pass_on_num_threads
 
 TARGET = "fastneg"
+
+# From an XlaCallModule operation and the gradients of its results to those of its inputs.
+Gradient = Callable[..., Sequence[tf.Tensor | tf.IndexedSlices | None]]
 
 _MARK = "// fastneg: "
 _ELEMENTS = {
@@ -107,6 +111,26 @@ def change(node: tf.Operation, description: Description, results: Sequence[Resul
     _tensorflow.set_xla_module(node, module, shapes)
     for output, shape in zip(node.outputs, shapes, strict=True):
         output.set_shape(shape)
+
+
+def register_gradient(op: str, gradient: Gradient) -> None:
+    """Tells the gradient of the calls of an operation."""
+    _gradients[op] = gradient
+
+
+def gradient_of_xla_call_module(
+    node: Any, *grads: tf.Tensor
+) -> Sequence[tf.Tensor | tf.IndexedSlices | None]:
+    """The gradient of XlaCallModule, of which TensorFlow has none: for fastneg's operations."""
+    description = described(node)
+    if description is None:
+        raise LookupError("gradient registry has no entry for: XlaCallModule")
+    if description.op not in _gradients:
+        raise autodiff.second_derivative_error()
+    return _gradients[description.op](node, *grads)
+
+
+_gradients: dict[str, Gradient] = {}
 
 
 def by_row(name: str, tensor: tf.Tensor, num_rows: tf.Tensor) -> tf.Tensor:

@@ -79,7 +79,7 @@ class FusedLoss:
         self._operation = Operation(self._signature)
         self._custom_call = CustomCall(self._signature)
         tf.RegisterGradient(self._signature.op_type)(self._gradient_of_operation)
-        _losses[self._signature.op_type] = self
+        custom_call.register_gradient(self._signature.op_type, self._gradient_of_custom_call)
 
     def __call__(
         self,
@@ -160,12 +160,11 @@ class FusedLoss:
             outputs = run(required, optional, loss.dtype, attributes, with_grad=True)
         return Call(required, optional, outputs, attributes.__getitem__)
 
-    def gradient_of_custom_call(self, op: Any, grad_loss: tf.Tensor) -> Grads:
-        """The gradients of the inputs of an XlaCallModule operation that runs this loss."""
-        return self._gradient(self._custom_call, op, grad_loss)
-
     def _gradient_of_operation(self, op: Any, grad_loss: tf.Tensor, *_: Any) -> Grads:
         return self._gradient(self._operation, op, grad_loss)
+
+    def _gradient_of_custom_call(self, op: Any, grad_loss: tf.Tensor, *_: Any) -> Grads:
+        return self._gradient(self._custom_call, op, grad_loss)
 
     def _gradient(self, way: Way, op: Any, grad_loss: tf.Tensor) -> Grads:
         dtype = op.inputs[0].dtype
@@ -187,22 +186,9 @@ class FusedLoss:
         return self._custom_call if in_xla else self._operation
 
 
-_losses: dict[str, FusedLoss] = {}
-
-
 def _is_one(grad_loss: tf.Tensor) -> bool:
     """Whether an upstream gradient is known to be 1, and nobody asks how results depend on it."""
     return bool(tf.get_static_value(grad_loss) == 1) and not _tensorflow.is_followed([grad_loss])
-
-
-def gradient_of_custom_call(op: Any, grad_loss: tf.Tensor, *_: Any) -> Grads:
-    """The gradient of XlaCallModule, of which TensorFlow has none: for fastneg's losses."""
-    description = custom_call.described(op)
-    if description is None:
-        raise LookupError("gradient registry has no entry for: XlaCallModule")
-    if description.op not in _losses:
-        raise autodiff.second_derivative_error()
-    return _losses[description.op].gradient_of_custom_call(op, grad_loss)
 
 
 def reshaped(grad: tf.Tensor, tensor: tf.Tensor) -> tf.Tensor:

@@ -2,7 +2,8 @@
 
 One operation finds the distinct table rows that labels and samples name, TensorFlow gathers these,
 and another operation computes the losses from them. So the table is touched by `tf.gather` alone,
-whose gradient names each row once, whatever the table is: a variable, a tensor or shards.
+whose gradient names each row once, whatever the table is: a variable, a tensor or shards. (Inside
+XLA an operation of fastneg's takes its place where the table is stored as it is.)
 
 The loss's gradients are those for an upstream gradient of 1 in every row, computed along with the
 value. Where the real upstream gradients are all the same number, as for a mean or a sum, they are
@@ -13,7 +14,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from fastneg import validation
+from fastneg import _tensorflow, validation
 from fastneg.arguments.sampled_softmax import SampledSoftmaxArguments
 from fastneg.backends import autodiff
 from fastneg.backends.native import xla
@@ -26,6 +27,7 @@ from fastneg.backends.native.custom_call import (
     ranked,
 )
 from fastneg.backends.native.fused_loss import FusedLoss, Grads
+from fastneg.backends.native.gather_rows import gather_rows
 from fastneg.backends.native.library import operations
 from fastneg.backends.native.sizes import Shape, rows, size, sizes
 from fastneg.backends.native.ways import Call
@@ -37,7 +39,7 @@ def sampled_softmax(arguments: SampledSoftmaxArguments) -> tf.Tensor:
     found = _sampled_rows(arguments)
     inputs, biases = arguments.inputs, arguments.biases
     dtype = validation.compute_dtype(inputs.dtype)
-    found_rows = gather(arguments.weights, found.ids)
+    found_rows = _gather(arguments.weights, found.ids)
     if found_rows.dtype != inputs.dtype:
         found_rows, inputs = tf.cast(found_rows, dtype), tf.cast(inputs, dtype)
     bias_rows = None if biases is None else tf.cast(gather(biases, found.ids), dtype)
@@ -102,6 +104,14 @@ def _sampled_rows(arguments: SampledSoftmaxArguments) -> _Found:
         witnesses=[named],
     )
     return _Found(*results)
+
+
+def _gather(shards: list[Any], ids: tf.Tensor) -> tf.Tensor:
+    if len(shards) == 1 and xla.is_the_way("sampled_softmax"):
+        table = tf.convert_to_tensor(shards[0])
+        if _tensorflow.is_argument_or_variable(table, cast=False):
+            return gather_rows(table, ids)
+    return gather(shards, ids)
 
 
 def _gradients(grad_loss: tf.Tensor, call: Call) -> tuple[Grads, Grads]:

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from fastneg import _tensorflow
 from fastneg.backends.native import cuda
-from fastneg.backends.native.custom_call import TARGET
+from fastneg.backends.native.custom_call import TARGET, gradient_of_xla_call_module
 from fastneg.backends.native.symbols import PATH, symbols
 
 # The losses, and what belongs to them, that have custom calls.
@@ -39,7 +39,7 @@ def why_not_loaded() -> str | None:
     """Returns None if XLA has the handler, else the reason why not."""
     try:
         _register("Host", is_cuda=False)
-        _register_gradients()
+        _tensorflow.register_gradient_of_xla_call_modules(gradient_of_xla_call_module)
     except (ImportError, OSError) as error:
         return str(error)
     return None
@@ -81,9 +81,3 @@ def _register(platform: str, *, is_cuda: bool) -> None:
     )
     if problem is not None:
         raise ImportError(f"XLA did not take the handler: {problem.decode()}")
-
-
-def _register_gradients() -> None:
-    from fastneg.backends.native import fused_loss
-
-    _tensorflow.register_gradient_of_xla_call_modules(fused_loss.gradient_of_custom_call)
