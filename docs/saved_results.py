@@ -62,13 +62,13 @@ def boards(stem: str) -> list[Board]:
     return [_read(_path(stem, name), name) for name in _names(stem)]
 
 
-def saved_text(stem: str) -> tuple[str, list[str | list[list[str]]]] | None:
-    """The first machine that `benchmarks/STEM.py` was run on, and its paragraphs and tables."""
-    names = _names(stem)
-    if not names:
-        return None
-    blocks = _path(stem, names[0]).read_text().strip().split("\n\n")
-    return names[0], [_table(b.splitlines()) if b.startswith("|") else b for b in blocks]
+def saved_texts(stem: str) -> dict[str, list[str | list[list[str]]]]:
+    """The paragraphs and tables of `benchmarks/STEM.py`, by the machine that it was run on."""
+    texts = {name: _path(stem, name).read_text().strip() for name in _names(stem)}
+    return {
+        name: [_table(b.splitlines()) if b.startswith("|") else b for b in text.split("\n\n")]
+        for name, text in texts.items()
+    }
 
 
 def _path(stem: str, machine: str) -> Path:

@@ -125,12 +125,12 @@ def test_saved_text_has_paragraphs_and_tables(
     saved_results: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(saved_results, "RESULTS", tmp_path)
-    assert saved_results.saved_text("inside_xla") is None
+    assert saved_results.saved_texts("inside_xla") == {}
     (tmp_path / "inside_xla-here.md").write_text(
         "Milliseconds.\n\n| | outside |\n|---|---|\n| sv_softmax 512,20 | 0.02 |\n"
     )
     table = [["", "outside"], ["sv_softmax 512,20", "0.02"]]
-    assert saved_results.saved_text("inside_xla") == ("here", ["Milliseconds.", table])
+    assert saved_results.saved_texts("inside_xla") == {"here": ["Milliseconds.", table]}
 
 
 def test_links_of_the_readme_lead_somewhere() -> None:

@@ -24,7 +24,7 @@ from saved_results import (
     examples,
     machines,
     milliseconds,
-    saved_text,
+    saved_texts,
     training_steps,
 )
 from sphinx.application import Sphinx
@@ -254,19 +254,20 @@ class SavedText(Directive):
     required_arguments = 1
 
     def run(self) -> list[nodes.Node]:
-        """Takes the first machine."""
+        """Takes all machines."""
         stem = self.arguments[0]
         _depend_on_results(self, stem)
-        found = saved_text(stem)
-        if found is None:
+        found = saved_texts(stem)
+        if not found:
             return [_paragraph(_NOT_MEASURED, f"python benchmarks/{stem}.py --save-results NAME")]
-        machine, blocks = found
-        parts = [f"<p><strong>{escape(_title(machine))}.</strong></p>"]
-        for block in blocks:
-            if isinstance(block, str):
-                parts.append(f"<p>{escape(block)}</p>".replace("`", ""))
-            else:
-                parts.append(html_table(tuple(block[0]), [tuple(row) for row in block[1:]]))
+        parts = []
+        for machine, blocks in found.items():
+            parts.append(f"<p><strong>{escape(_title(machine))}.</strong></p>")
+            for block in blocks:
+                if isinstance(block, str):
+                    parts.append(f"<p>{escape(block)}</p>".replace("`", ""))
+                else:
+                    parts.append(html_table(tuple(block[0]), [tuple(row) for row in block[1:]]))
         return [nodes.raw("", "".join(parts), format="html")]
 
 
