@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "core/api.h"
+#include "core/cpu/runtime/cpuid.h"
 #include "core/cpu/runtime/matrix_registers.h"
 
 namespace fastneg::cpu {
@@ -53,6 +54,15 @@ struct TableWithPairs {
   }
 };
 
+#ifdef FASTNEG_HAVE_X86_64_V3
+// movbe, f16c and lzcnt: compilers know these for __builtin_cpu_supports since GCC 11 only.
+bool HasRestOfV3() {
+  unsigned eax, ebx, ecx, edx;
+  if (!__get_cpuid(1, &eax, &ebx, &ecx, &edx) || !(ecx & bit_MOVBE) || !(ecx & bit_F16C)) return false;
+  return __get_cpuid(0x80000001, &eax, &ebx, &ecx, &edx) && (ecx & bit_LZCNT);
+}
+#endif
+
 struct IsaList {
   const char* names[kMaxIsas + 1] = {};
   const KernelTable* tables[kMaxIsas] = {};
@@ -65,8 +75,7 @@ struct IsaList {
 #if defined(FASTNEG_HAVE_X86_64_V3)
     __builtin_cpu_init();
     const bool v3 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi") &&
-                    __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("f16c") &&
-                    __builtin_cpu_supports("lzcnt") && __builtin_cpu_supports("movbe");
+                    __builtin_cpu_supports("bmi2") && HasRestOfV3();
 #if defined(FASTNEG_HAVE_EMULATED_BF16)
     static const TableWithPairs emulated(isa_v3::kTable, &isa_v3_bf16::kInBatchPairKernels);
     if (v3) Add("x86-64-v3-bf16", &emulated.table);  // For tests, and so not the last.

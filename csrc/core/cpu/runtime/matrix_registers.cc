@@ -1,7 +1,8 @@
 #include "core/cpu/runtime/matrix_registers.h"
 
+#include "core/cpu/runtime/cpuid.h"
+
 #if defined(__linux__) && defined(__x86_64__)
-#include <cpuid.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 

@@ -101,7 +101,7 @@ FASTNEG_INLINE void RoundCoefficients(const InBatchPlan& plan, const PairBlock& 
       if (plan.normalize) scale = ColumnScales(plan, panel * kWidth + column);
       const float* values = block.Panel(panel) + column;
       BFloat16* rows = block.panel + column;
-      const auto round = [&](int64_t r) FASTNEG_LAMBDA_INLINE -> HalfBits {
+      const auto round = [&](int64_t r) FASTNEG_LAMBDA_INLINE {
         if (r >= block.count) return HalfBits{};
         const Vec<float> value = Load(values + r * kWidth);
         const HalfBits rounded = ToBFloat16(value);
@@ -211,9 +211,9 @@ inline void PackPairs(void* context, int64_t panel) {
   const InBatchPlan& plan = *static_cast<const InBatchPlan*>(context);
   constexpr int64_t kWidth = kWidthOfPanel<float>, kTile = kWidthOfTile<float>;
   const int64_t first = panel * kWidth, dim = plan.embedding_dim, num_pairs = DepthOfScores(plan);
-  const auto source = [&](int64_t j) FASTNEG_LAMBDA_INLINE -> const BFloat16* {
-    if (j >= plan.num_candidates || !IsUsed(plan, j)) return nullptr;
-    return static_cast<const BFloat16*>(plan.candidates) + j * plan.candidate_stride;
+  const auto source = [&](int64_t j) FASTNEG_LAMBDA_INLINE {
+    const auto* rows = static_cast<const BFloat16*>(plan.candidates);
+    return j < plan.num_candidates && IsUsed(plan, j) ? rows + j * plan.candidate_stride : nullptr;
   };
   auto* columns = static_cast<BFloat16Pair*>(plan.panels) + panel * num_pairs * kWidth;
   for (int64_t group = 0; group < kWidth; group += kLanes<float>) {

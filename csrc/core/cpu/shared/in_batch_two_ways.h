@@ -199,7 +199,9 @@ FASTNEG_INLINE void Coefficients(const InBatchPlan& plan, const InBatchBlock<T>&
       g = corrected == kMinusInfinity<T> ? zero : g;
       if (may_be_nan && scale == T(0) && share == T(0)) {
         // What neither the row nor the column counts adds nothing, NaN included.
-        g = (Load(scales + v * kLanes<T>) == T(0)) & (Load(shares + v * kLanes<T>) == T(0)) ? zero : g;
+        const Mask<T> unscaled = Load(scales + v * kLanes<T>) == T(0);
+        const Mask<T> unshared = Load(shares + v * kLanes<T>) == T(0);
+        g = (unscaled & unshared) ? zero : g;
       }
       if constexpr (kReweights) {
         const Vec<T> hard_g = hard ? g : zero;
