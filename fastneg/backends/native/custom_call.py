@@ -23,8 +23,13 @@ from fastneg.backends.native.symbols import pass_on_num_threads
 
 TARGET = "fastneg"
 
+Grads = Sequence[tf.Tensor | tf.IndexedSlices | None]
+
 # From an XlaCallModule operation and the gradients of its results to those of its inputs.
-Gradient = Callable[..., Sequence[tf.Tensor | tf.IndexedSlices | None]]
+Gradient = Callable[..., Grads]
+
+# Of the operations that have one, by name.
+_gradients: dict[str, Gradient] = {}
 
 _MARK = "// fastneg: "
 _ELEMENTS = {
@@ -118,9 +123,7 @@ def register_gradient(op: str, gradient: Gradient) -> None:
     _gradients[op] = gradient
 
 
-def gradient_of_xla_call_module(
-    node: Any, *grads: tf.Tensor
-) -> Sequence[tf.Tensor | tf.IndexedSlices | None]:
+def gradient_of_xla_call_module(node: Any, *grads: tf.Tensor) -> Grads:
     """The gradient of XlaCallModule, of which TensorFlow has none: for fastneg's operations."""
     description = described(node)
     if description is None:
@@ -128,9 +131,6 @@ def gradient_of_xla_call_module(
     if description.op not in _gradients:
         raise autodiff.second_derivative_error()
     return _gradients[description.op](node, *grads)
-
-
-_gradients: dict[str, Gradient] = {}
 
 
 def by_row(name: str, tensor: tf.Tensor, num_rows: tf.Tensor) -> tf.Tensor:

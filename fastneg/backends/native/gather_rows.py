@@ -34,5 +34,5 @@ def _gradient(op: tf.Operation, grad_rows: tf.Tensor) -> list[tf.IndexedSlices |
     return [tf.IndexedSlices(grad_rows, ids, tf.shape(table)), None]
 
 
+tf.RegisterGradient(_OP)(_gradient)
 register_gradient(_OP, _gradient)
-tf.no_gradient(_OP)

@@ -108,7 +108,7 @@ def _sampled_rows(arguments: SampledSoftmaxArguments) -> _Found:
 
 def _gather(shards: list[Any], ids: tf.Tensor) -> tf.Tensor:
     if len(shards) == 1 and xla.is_the_way("sampled_softmax"):
-        table = tf.convert_to_tensor(shards[0])
+        table = tf.convert_to_tensor(shards[0])  # XLA reads a variable where it is.
         if _tensorflow.is_argument_or_variable(table, cast=False):
             return gather_rows(table, ids)
     return gather(shards, ids)

@@ -43,8 +43,9 @@ int WorthwhileThreads(const GatherRowsArgs& args, int num_threads) {
 Status GatherRows(const GatherRowsArgs& args) {
   if (!IsSize(args.num_ids) || !IsSize(args.table_rows) || !IsSize(args.row_bytes)) return Status::kInvalidSize;
   if (args.num_ids > 0 && args.ids == nullptr) return Status::kNullPointer;
-  if (args.num_ids * args.row_bytes > 0 && args.rows == nullptr) return Status::kNullPointer;
-  if (args.table_rows * args.row_bytes > 0 && args.table == nullptr) return Status::kNullPointer;
+  if (args.num_ids > 0 && args.row_bytes > 0 && (args.rows == nullptr || args.table == nullptr)) {
+    return Status::kNullPointer;
+  }
   for (int64_t i = 0; i < args.num_ids; ++i) {
     if (static_cast<uint64_t>(args.ids[i]) < static_cast<uint64_t>(args.table_rows)) continue;
     if (args.error_index != nullptr) *args.error_index = i;
@@ -52,7 +53,8 @@ Status GatherRows(const GatherRowsArgs& args) {
   }
   if (args.row_bytes == 0) return Status::kOk;
   const Phase phase{CeilDiv(args.num_ids, kTaskRows), GatherTask};
-  cpu::RunPhases(args.executor, &phase, 1, const_cast<GatherRowsArgs*>(&args));
+  GatherRowsArgs context = args;
+  cpu::RunPhases(args.executor, &phase, 1, &context);
   return Status::kOk;
 }
 

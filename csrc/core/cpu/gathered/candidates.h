@@ -1,5 +1,5 @@
-// Which item rows a user row meets. Rolled: candidate k of row i is item row (i - shifts[k]) mod B, so item row j is
-// candidate k of user row (j + shifts[k]) mod B. Shuffled: it is item row permutations[k][i].
+// Which item rows a user row meets. Rolled: candidate k of row i is item row (i - shifts[k]) mod B. Shuffled: it is
+// item row permutations[k][i].
 //
 // One class for both: as a parameter of templates they would have the second pass, most of the family's code, compiled
 // twice, for the sake of one branch that is always predicted.
@@ -19,18 +19,17 @@ class CandidateGroup {
   CandidateGroup(const GatheredPlan& plan, int64_t first, int64_t count) : plan_(plan) {
     for (int k = 0; k < kSize; ++k) {
       const int64_t candidate = first + (k < count ? k : 0);
-      if (plan.permutations != nullptr) {
+      if (plan.is_shuffled()) {
         permutations_[k] = plan.permutations + candidate * plan.permutation_stride;
       } else {
         shifts_[k] = plan.shifts[candidate];
-        weight_rows_[k] = candidate * plan.exp_stride;
       }
     }
   }
 
-  // Item rows of user row i.
+  // Item rows of user row i. Called, as only ids and the logQ correction need it.
   FASTNEG_NOINLINE void Items(int64_t i, int64_t* items) const {
-    if (plan_.permutations != nullptr) {
+    if (plan_.is_shuffled()) {
       for (int k = 0; k < kSize; ++k) items[k] = permutations_[k][i];
     } else {
       for (int k = 0; k < kSize; ++k) items[k] = i - shifts_[k] + (i < shifts_[k] ? plan_.batch_size : 0);
@@ -41,24 +40,9 @@ class CandidateGroup {
   // first row behind i for which they are no longer right. Rows grow from call to call. Rolled rows keep their distance
   // until one of them wraps around, so one table of offsets serves a run of rows; shuffled rows need one each.
   FASTNEG_INLINE int64_t ItemOffsets(int64_t i, int64_t* offsets) const {
-    if (plan_.permutations == nullptr) return RolledItemOffsets(i, offsets);
+    if (!plan_.is_shuffled()) return RolledItemOffsets(i, offsets);
     for (int k = 0; k < kSize; ++k) offsets[k] = (permutations_[k][i] - i) * plan_.row_stride;
     return i + 1;
-  }
-
-  // The same for the user rows that have item row j as these rolled candidates, from prepared user row j on, and for
-  // the exponentials of those pairs, from element j of exp_weights on.
-  FASTNEG_NOINLINE int64_t RolledUserOffsets(int64_t j, int64_t* offsets, int64_t* weight_offsets) const {
-    int64_t until = plan_.batch_size;
-    for (int k = 0; k < kSize; ++k) {
-      const int64_t wrap_row = plan_.batch_size - shifts_[k];
-      const bool wraps = j >= wrap_row;
-      if (!wraps && wrap_row < until) until = wrap_row;
-      const int64_t distance = wraps ? -wrap_row : shifts_[k];
-      offsets[k] = distance * plan_.row_stride;
-      weight_offsets[k] = weight_rows_[k] + distance;
-    }
-    return until;
   }
 
  private:
@@ -73,8 +57,8 @@ class CandidateGroup {
   }
 
   const GatheredPlan& plan_;
+  // One of the two.
   int64_t shifts_[kSize];
-  int64_t weight_rows_[kSize];  // candidate * exp_stride
   const int32_t* permutations_[kSize];
 };
 

@@ -47,7 +47,7 @@ struct GatheredPlan {
   const void* given_permutations = nullptr;
   void (*prepare_permutation)(const GatheredPlan& plan, int64_t k) = nullptr;
   int64_t permutation_stride = 0;
-  int32_t* permutations = nullptr;  // [K, permutation_stride]
+  int32_t* permutations = nullptr;  // [K, permutation_stride]; null where candidates are rolled.
   int32_t* inverses = nullptr;      // [K, permutation_stride]
 
   const uint8_t* active = nullptr;  // [B]: rows that take part.
@@ -84,11 +84,13 @@ struct GatheredPlan {
   // [num_blocks]: an item row holds NaN, or numbers whose squares overflow; only with candidate_ids.
   uint8_t* block_spoilt = nullptr;
   double* block_sums = nullptr;  // [num_blocks, 4] loss, d gamma, d margin, d t.
+
+  bool is_shuffled() const { return permutations != nullptr; }
 };
 
 // The first of the shuffled candidates' permutations that is none; K if all are, and for rolled candidates.
 inline __attribute__((always_inline)) int64_t FirstInvalidPermutation(const GatheredPlan& plan) {
-  if (plan.inverses == nullptr) return plan.num_candidates;
+  if (!plan.is_shuffled()) return plan.num_candidates;
   int64_t k = 0;
   while (k < plan.num_candidates && plan.inverses[k * plan.permutation_stride + plan.batch_size] < 0) ++k;
   return k;
