@@ -7,16 +7,18 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cstdio>
 #include <thread>
 #include <vector>
 
 #include "tests/core/check.h"
 
-#if defined(__SANITIZE_THREAD__)
-#define FASTNEG_UNDER_TSAN 1
+// The thread sanitizer and qemu-user do not support new threads after a fork.
+#if defined(__SANITIZE_THREAD__) || defined(FASTNEG_UNDER_QEMU)
+#define FASTNEG_NO_FORKS 1
 #elif defined(__has_feature)
 #if __has_feature(thread_sanitizer)
-#define FASTNEG_UNDER_TSAN 1
+#define FASTNEG_NO_FORKS 1
 #endif
 #endif
 
@@ -134,7 +136,9 @@ void TestIdleWorkersSleep() {
 }
 
 void TestFork() {
-#if !defined(FASTNEG_UNDER_TSAN)  // It does not support new threads after a fork.
+#ifdef FASTNEG_NO_FORKS
+  std::puts("fork: skipped under the thread sanitizer and qemu-user");
+#else
   RunLadder(4, {16, 1, 33, 7});
   FASTNEG_CHECK(NumWorkers() >= 3);
   for (int generation = 0; generation < 3; ++generation) {
@@ -156,7 +160,7 @@ void TestFork() {
 
 // A child that is forked while other threads of the parent are in the middle of jobs.
 void TestForkDuringJobs() {
-#if !defined(FASTNEG_UNDER_TSAN)
+#ifndef FASTNEG_NO_FORKS
   std::atomic<bool> stop{false};
   std::thread busy([&] {
     while (!stop.load()) RunLadder(4, {8, 8, 8, 8});
