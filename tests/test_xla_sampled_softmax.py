@@ -71,6 +71,23 @@ def test_rows_of_a_table_that_is_stored(native_in_xla: str, kind: str, dtype: An
     assert " gather(" not in program
 
 
+@pytest.mark.parametrize("jit_compile", [True, False], ids=["custom call", "operation"])
+def test_gradient_of_gathered_rows(native_in_xla: str, jit_compile: bool) -> None:
+    """That of `tf.gather`, ids that come twice included."""
+    table, ids = tf.random.normal([5, 3], seed=2), tf.constant([4, 1, 4], tf.int64)
+    upstream = tf.random.normal([3, 3], seed=3)
+
+    def gradient(gather: Any) -> tf.Tensor:
+        with tf.GradientTape() as tape:
+            tape.watch(table)
+            rows = gather(table, ids)
+        return tf.convert_to_tensor(tape.gradient(rows, table, upstream))
+
+    ours = gather_rows if jit_compile else operations().fastneg_gather_rows
+    result = tf.function(lambda: gradient(ours), jit_compile=jit_compile)()
+    np.testing.assert_array_equal(result, gradient(tf.gather))
+
+
 def test_rows_outside_a_table(native_in_xla: str) -> None:
     table, ids = tf.ones([4, 3]), tf.constant([3, -1, 4, 0], tf.int64)
     for function in (gather_rows, operations().fastneg_gather_rows):
